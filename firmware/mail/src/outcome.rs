@@ -1,0 +1,47 @@
+//! Where a message goes, and what became of it there.
+
+use crate::Reply;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The far end of a delivery; each has a queue of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Destination {
+    /// The smarthost for ordinary mail to the outside.
+    Smarthost,
+    /// The internal mail server of this domain (`settings::InternalRoute`).
+    Internal(String),
+    /// The cloud service: confidential mail, over HTTPS only.
+    Cloud,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Smarthost => f.write_str("smarthost"),
+            Self::Internal(domain) => write!(f, "internal:{domain}"),
+            Self::Cloud => f.write_str("cloud"),
+        }
+    }
+}
+
+/// What one attempt did for one recipient. `Reply` is the peer's, or one that we made where the peer gave none
+/// (connection refused: 451 4.4.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The far end took durable responsibility.
+    Delivered(Reply),
+    /// Try again later.
+    Deferred(Reply),
+    /// Trying again is useless.
+    Failed(Reply),
+}
+
+/// An [`Outcome`] for the recipient with this index in the envelope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientOutcome {
+    /// Index into `Envelope::recipients`.
+    pub recipient: u16,
+    /// What happened.
+    pub outcome: Outcome,
+}
