@@ -1,0 +1,49 @@
+# Everything a developer runs. `make run` and `make test` install what they miss (Debian packages, cargo tools) and say so.
+
+FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab
+CLOUD := -p wire -p postern-cloud
+
+.PHONY: run demo test check bench fuzz setup build fmt deny
+
+## the lab in the foreground: software TPM, appliance, cloud service, mail sink; Ctrl-C stops it
+run: setup build
+	cargo run -q -p lab --bin lab -- run
+
+## a lab of its own, real mails, a table of what happened to each
+demo: setup build
+	cargo run -q -p lab --bin lab -- demo
+
+## all that a commit must pass
+test: setup check build
+	cargo nextest run --no-fail-fast $(CLOUD)
+	cargo nextest run --no-fail-fast $(FIRMWARE)
+	cargo test -q --doc $(FIRMWARE)
+
+## formatting, lints, bans, licences and sources; no test is run
+check: setup deny
+	cargo fmt --all --check
+	cargo clippy -q --all-targets $(FIRMWARE) -- -D warnings
+	cargo clippy -q --all-targets $(CLOUD) -- -D warnings
+	shellcheck .ci/run $$(git ls-files '*.sh')
+
+## tables of speed and memory against Postfix in the same run; figures in target/bench.json
+bench: setup
+	tests/bench/run.sh
+
+## a minute of each fuzz target (nightly Rust)
+fuzz: setup
+	tests/fuzz/run.sh
+
+# Firmware and cloud are built apart: one binary must not link the other's SQLite.
+build:
+	cargo build -q -p postern -p lab
+	cargo build -q -p postern-cloud
+
+fmt:
+	cargo fmt --all
+
+deny:
+	cargo deny --log-level error check bans licenses sources
+
+setup:
+	@tests/setup/install.sh

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what building and testing need and is missing, and says what. Silent when nothing is.
+set -euo pipefail
+
+# command or file that proves a package is there, and the package
+needed=(
+    gcc:gcc g++:g++ make:make cmake:cmake pkg-config:pkg-config curl:curl jq:jq git:git
+    /usr/include/openssl/ssl.h:libssl-dev
+    /usr/include/tss2/tss2_esys.h:libtss2-dev
+    swtpm:swtpm swtpm_setup:swtpm-tools tpm2_startup:tpm2-tools
+    /usr/sbin/postfix:postfix swaks:swaks openssl:openssl
+    /usr/share/perl5/IO/Socket/SSL.pm:libio-socket-ssl-perl
+    /usr/bin/chromium:chromium
+    /usr/bin/ip:iproute2 dkimsign:python3-dkim
+    python3:python3 shellcheck:shellcheck
+)
+
+missing=()
+for entry in "${needed[@]}"; do
+    proof=${entry%%:*} package=${entry##*:}
+    case $proof in
+        /*) [ -e "$proof" ] || missing+=("$package") ;;
+        *) command -v "$proof" >/dev/null || missing+=("$package") ;;
+    esac
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: installing Debian packages: ${missing[*]}"
+    sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    # Postfix would otherwise ask how it should be configured; the tests bring their own configuration.
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: Rust is missing; install rustup (https://rustup.rs), then run this again" >&2
+    exit 1
+fi
+if ! cargo nextest --version >/dev/null 2>&1; then
+    echo "setup: installing cargo-nextest (some minutes, once)"
+    cargo install -q --locked cargo-nextest@0.9.143
+fi
+if ! cargo deny --version >/dev/null 2>&1; then
+    echo "setup: installing cargo-deny (some minutes, once)"
+    cargo install -q --locked cargo-deny@0.20.2
+fi
