@@ -5,6 +5,7 @@
 //! Invariants: nothing listens beyond 127.0.0.1; every part that was started is stopped. A crash leaves the lab folder,
 //! with which the next run continues.
 
+pub mod accounting;
 pub mod events;
 pub mod layout;
 pub mod mails;
