@@ -1,0 +1,149 @@
+//! How many sessions there may be, and how long each may wait.
+//!
+//! Job: count sessions in all and by client, and name every time bound with its reason. Place: asked for each connection
+//! before anything is read from it. Invariants: a [`Place`] is counted exactly as long as it lives. A crash leaves
+//! nothing behind.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Time bounds of a session; the defaults are those of RFC 5321 §4.5.3.2 where it names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a whole command line, however its octets trickle in: 5 minutes (§4.5.3.2.7).
+    pub command: Duration,
+    /// Between two pieces of a message: 3 minutes (§4.5.3.2.5).
+    pub content: Duration,
+    /// For a whole message before [`Timeouts::rate`] counts: 5 minutes.
+    pub grace: Duration,
+    /// Octets a second that a message must come with on average after the grace: 256, well under a modem's rate.
+    pub rate: u64,
+    /// For a TLS handshake: 1 minute; three round trips, whatever the line.
+    pub handshake: Duration,
+    /// For the client to take a reply: 5 minutes, as for commands.
+    pub write: Duration,
+    /// From the beginning of a stop until what is still being received is cut: 30 s, so that an operator's stop ends.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            command: Duration::from_secs(300),
+            content: Duration::from_secs(180),
+            grace: Duration::from_secs(300),
+            rate: 256,
+            handshake: Duration::from_secs(60),
+            write: Duration::from_secs(300),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why there is no place for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// As many sessions as are allowed.
+    All,
+    /// As many as one client may have.
+    Client,
+}
+
+/// The places of all sessions.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    max_per_client: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+impl Places {
+    pub(crate) fn new(max: usize, max_per_client: usize) -> Arc<Self> {
+        Arc::new(Self { max, max_per_client, taken: Mutex::default() })
+    }
+
+    /// Takes a place for a session of this client.
+    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Result<Place, Full> {
+        let client = client(ip);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.all >= self.max {
+            return Err(Full::All);
+        }
+        let mine = taken.by_client.entry(client).or_default();
+        if *mine >= self.max_per_client {
+            return Err(Full::Client);
+        }
+        *mine += 1;
+        taken.all += 1;
+        Ok(Place { places: Arc::clone(self), client })
+    }
+}
+
+/// One session's place; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    client: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(mine) = taken.by_client.get_mut(&self.client) {
+            *mine = mine.saturating_sub(1);
+            if *mine == 0 {
+                taken.by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the /64 that one IPv6 host can choose its addresses from.
+fn client(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_are_given_back_and_the_table_does_not_grow() {
+        let places = Places::new(3, 2);
+        let first = places.take(ip("192.0.2.1")).unwrap();
+        let second = places.take(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(places.take(ip("192.0.2.1")).unwrap_err(), Full::Client);
+        let third = places.take(ip("192.0.2.2")).unwrap();
+        assert_eq!(places.take(ip("192.0.2.3")).unwrap_err(), Full::All);
+        drop(first);
+        assert!(places.take(ip("192.0.2.1")).is_ok());
+        drop((second, third));
+        assert!(places.taken.lock().unwrap().by_client.is_empty());
+    }
+
+    #[test]
+    fn one_ipv6_host_cannot_pose_as_many_clients() {
+        let places = Places::new(10, 1);
+        let _held = places.take(ip("2001:db8::1")).unwrap();
+        assert_eq!(places.take(ip("2001:db8::2")).unwrap_err(), Full::Client);
+        assert!(places.take(ip("2001:db8:0:1::2")).is_ok());
+    }
+}
