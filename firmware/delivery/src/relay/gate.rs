@@ -1,0 +1,223 @@
+//! How many connections a next hop gets at once, and when it gets none.
+//!
+//! Job: adaptive concurrency and the circuit breaker of one destination (features I11). Place: every delivery passes
+//! before it takes or opens a connection. Invariants: never more passes than `max`; while suspended nobody passes; the
+//! first pass after a suspension goes alone. A crash leaves nothing behind: the limit is learned again.
+
+use jiff::{SignedDuration, Timestamp};
+use mail::{EnhancedCode, Reply};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// Connections at the beginning.
+const FIRST_LIMIT: f64 = 5.0;
+/// Failures in a row that suspend a destination; fewer may be one bad address of several.
+const FAILURES: u32 = 5;
+/// The first suspension; each further one in a row doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+/// The longest suspension: the next hop may be back any time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+struct State {
+    limit: f64,
+    in_use: usize,
+    failures: u32,
+    pauses: u32,
+    suspended: Option<Suspended>,
+}
+
+#[derive(Clone, Debug)]
+struct Suspended {
+    /// On the clock that no one sets.
+    until: Instant,
+    /// The same for people and for the spool.
+    at: Timestamp,
+    why: Reply,
+}
+
+/// The gate of one destination.
+#[derive(Debug)]
+pub(super) struct Gate {
+    max: usize,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// A right to use one connection; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Pass(Arc<Gate>);
+
+impl Gate {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        let max = max.max(1);
+        let limit = FIRST_LIMIT.min(max as f64);
+        let state = State { limit, in_use: 0, failures: 0, pauses: 0, suspended: None };
+        Arc::new(Self { max, state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Numbers only: a panic elsewhere leaves them usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place; while suspended, the reply that defers the message.
+    pub(super) async fn enter(self: &Arc<Self>) -> Result<Pass, Reply> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                if let Some(suspended) = &state.suspended {
+                    if Instant::now() < suspended.until {
+                        return Err(refusal(suspended));
+                    }
+                    state.suspended = None;
+                }
+                if state.in_use < (state.limit as usize).max(1) {
+                    state.in_use += 1;
+                    return Ok(Pass(Arc::clone(self)));
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Until when nothing is tried, and why.
+    pub(super) fn suspension(&self) -> Option<(Timestamp, Reply)> {
+        let state = self.state();
+        let suspended = state.suspended.as_ref().filter(|suspended| Instant::now() < suspended.until)?;
+        Some((suspended.at, suspended.why.clone()))
+    }
+
+    /// Ends a suspension: an operator knows that the next hop is back.
+    pub(super) fn resume(&self) {
+        let mut state = self.state();
+        state.suspended = None;
+        state.failures = 0;
+        state.pauses = 0;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Pass {
+    /// The next hop took or refused a message in good order.
+    pub(super) fn succeeded(&self) {
+        let mut state = self.0.state();
+        state.failures = 0;
+        state.pauses = 0;
+        let before = state.limit as usize;
+        // One more for each full round of successes.
+        state.limit = (state.limit + 1.0 / state.limit).min(self.0.max as f64);
+        let grown = state.limit as usize > before;
+        drop(state);
+        if grown {
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// The connection could not be made, or broke. True if this suspended the destination.
+    pub(super) fn failed(&self, why: &Reply) -> bool {
+        let mut state = self.0.state();
+        state.limit = (state.limit / 2.0).max(1.0);
+        state.failures += 1;
+        if state.suspended.is_some() || (state.failures < FAILURES && state.pauses == 0) {
+            return false;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << state.pauses.min(8)).min(LONGEST_PAUSE);
+        state.pauses += 1;
+        state.limit = 1.0;
+        let now = Timestamp::now();
+        let at = SignedDuration::try_from(pause).ok().and_then(|pause| now.checked_add(pause).ok()).unwrap_or(now);
+        state.suspended = Some(Suspended { until: Instant::now() + pause, at, why: why.clone() });
+        drop(state);
+        // Those who wait for a place hear it too.
+        self.0.changed.notify_waiters();
+        true
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.state().in_use -= 1;
+        self.0.changed.notify_one();
+    }
+}
+
+fn refusal(suspended: &Suspended) -> Reply {
+    let text = format!("not tried until {:.0}, since the last attempts failed: {}", suspended.at, suspended.why);
+    Reply::new(451, EnhancedCode(4, 4, 1), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why() -> Reply {
+        Reply::new(451, EnhancedCode(4, 4, 1), "connection refused")
+    }
+
+    async fn enters(gate: &Arc<Gate>) -> Option<Pass> {
+        tokio::time::timeout(Duration::from_millis(50), gate.enter()).await.ok()?.ok()
+    }
+
+    async fn capacity(gate: &Arc<Gate>) -> usize {
+        let mut passes = Vec::new();
+        while let Some(pass) = enters(gate).await {
+            passes.push(pass);
+        }
+        passes.len()
+    }
+
+    #[tokio::test]
+    async fn success_raises_concurrency_up_to_the_settings_and_failure_halves_it() {
+        let gate = Gate::new(8);
+        assert_eq!(capacity(&gate).await, 5);
+        for _ in 0..100 {
+            enters(&gate).await.unwrap().succeeded();
+        }
+        assert_eq!(capacity(&gate).await, 8);
+        assert!(!enters(&gate).await.unwrap().failed(&why()));
+        assert_eq!(capacity(&gate).await, 4);
+    }
+
+    #[tokio::test]
+    async fn repeated_failures_suspend_and_wake_those_who_wait() {
+        let gate = Gate::new(1);
+        let pass = enters(&gate).await.unwrap();
+        let waiting = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.enter().await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        for n in 1..=FAILURES {
+            assert_eq!(pass.failed(&why()), n == FAILURES);
+        }
+        assert!(waiting.await.unwrap().unwrap_err().lines[0].contains("connection refused"));
+        assert!(gate.suspension().is_some());
+        drop(pass);
+        assert!(gate.enter().await.is_err());
+        gate.resume();
+        assert!(enters(&gate).await.is_some() && gate.suspension().is_none());
+    }
+
+    #[tokio::test]
+    async fn after_a_suspension_one_goes_alone_and_its_failure_suspends_for_longer() {
+        let gate = Gate::new(10);
+        let pass = enters(&gate).await.unwrap();
+        let suspended = (0..FAILURES).filter(|_| pass.failed(&why())).count();
+        assert_eq!(suspended, 1);
+        drop(pass);
+        let first = gate.suspension().unwrap().0;
+        if let Some(suspended) = &mut gate.state().suspended {
+            suspended.until = Instant::now();
+        }
+        let probe = enters(&gate).await.unwrap();
+        assert!(enters(&gate).await.is_none(), "two probes at once");
+        assert!(probe.failed(&why()));
+        assert!(gate.suspension().unwrap().0.duration_since(first) >= SignedDuration::from_secs(14));
+    }
+}
