@@ -7,15 +7,18 @@
 //! alone decides the destination. A crash leaves nothing behind: all state here (connections, suspensions) is rebuilt
 //! from the first attempt on, and what was under way is claimed again.
 
+pub mod cloud;
+mod gate;
 pub mod relay;
 pub mod retry;
 pub mod route;
 mod trust;
 
+pub use cloud::{CloudClient, EnrolError, Enrolment, Identity, IdentityError};
 pub use relay::{Relay, Suspension};
-pub use retry::{Decision, Retry};
+pub use retry::{Decision, Retry, Settled};
 pub use route::{Group, Routes};
-pub use trust::TrustError;
+pub use trust::SetupError;
 
 #[cfg(test)]
 mod testing;

@@ -7,12 +7,11 @@
 //! plain. A crash leaves nothing behind: what was not settled is sent again (at least once).
 
 mod connection;
-mod gate;
 mod pool;
 mod source;
 mod tls;
 
-use crate::trust::TrustError;
+use crate::trust::SetupError;
 use connection::Target;
 use jiff::Timestamp;
 use mail::{Address, Content, Destination, EnhancedCode, Envelope, Outcome, RecipientOutcome, Reply};
@@ -47,7 +46,7 @@ impl Relay {
     ///
     /// # Errors
     /// `relay.ca`, or the system's roots where it is absent, cannot be used and a next hop asks for verified TLS.
-    pub fn new(settings: &Settings) -> Result<Self, TrustError> {
+    pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         let relay = &settings.relay;
         let hop = |destination: &Destination, server: &HostPort, level: RelayTls| {
             let target = Target {
@@ -56,7 +55,7 @@ impl Relay {
                 connector: tls::connector(level, relay.ca.as_deref())?,
                 host: settings.host.name.as_str().to_owned(),
             };
-            Ok::<_, TrustError>(Hop::new(destination.to_string(), target, relay.max_connections))
+            Ok::<_, SetupError>(Hop::new(destination.to_string(), target, relay.max_connections))
         };
         let mut hops = HashMap::new();
         hops.insert(Destination::Smarthost, hop(&Destination::Smarthost, &relay.smarthost, relay.tls)?);

@@ -23,6 +23,15 @@ pub enum Decision {
     GiveUp,
 }
 
+/// What the spool is to record of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The outcomes, deferrals made permanent where the message is given up.
+    pub outcomes: Vec<RecipientOutcome>,
+    /// When those who are still deferred are due again; `None` where nobody is.
+    pub retry_at: Option<Timestamp>,
+}
+
 /// Exponential backoff with jitter (RFC 5321 §4.5.4.1).
 #[derive(Clone, Debug)]
 pub struct Retry {
@@ -42,29 +51,32 @@ impl Retry {
         self.decide(attempts, age, now, random_unit())
     }
 
-    /// What the spool is to record: deferrals of a message that is given up become failures, and `retry_at` is set if
-    /// anyone is left to wait for. `not_before` is the destination's own wish (a suspension, `Retry-After`).
+    /// What the spool is to record after the `attempts`-th attempt: deferrals of a message that is given up become
+    /// failures, and `retry_at` is set if anyone is left to wait for. `not_before` is the destination's own wish (a
+    /// suspension, `Retry-After`).
     #[must_use]
     pub fn settle(
         &self,
-        mut outcomes: Vec<RecipientOutcome>,
         attempts: u32,
-        age: Duration,
+        accepted: Timestamp,
         now: Timestamp,
+        mut outcomes: Vec<RecipientOutcome>,
         not_before: Option<Timestamp>,
-    ) -> (Vec<RecipientOutcome>, Option<Timestamp>) {
+    ) -> Settled {
         if !outcomes.iter().any(|o| matches!(o.outcome, Outcome::Deferred(_))) {
-            return (outcomes, None);
+            return Settled { outcomes, retry_at: None };
         }
+        // A clock that was set back makes the age negative: then the message is new.
+        let age = Duration::try_from(now.duration_since(accepted)).unwrap_or_default();
         match self.next(attempts, age, now) {
-            Decision::At(at) => (outcomes, Some(not_before.map_or(at, |wish| wish.max(at)))),
+            Decision::At(at) => Settled { outcomes, retry_at: Some(not_before.map_or(at, |wish| wish.max(at))) },
             Decision::GiveUp => {
                 for entry in &mut outcomes {
                     if let Outcome::Deferred(last) = &entry.outcome {
                         entry.outcome = Outcome::Failed(gave_up(age, last));
                     }
                 }
-                (outcomes, None)
+                Settled { outcomes, retry_at: None }
             }
         }
     }
@@ -145,16 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn a_message_from_the_future_is_not_given_up() {
+        let outcomes = vec![RecipientOutcome { recipient: 0, outcome: Outcome::Deferred(Reply::plain(451, "later")) }];
+        let settled = retry().settle(50, Timestamp::MAX, Timestamp::now(), outcomes.clone(), None);
+        assert!(settled.outcomes == outcomes && settled.retry_at.is_some());
+    }
+
+    #[test]
     fn giving_up_fails_only_the_deferred_and_quotes_the_last_answer() {
         let reply = Reply::new(451, EnhancedCode(4, 4, 1), "connection refused");
         let outcomes = vec![
             RecipientOutcome { recipient: 0, outcome: Outcome::Delivered(Reply::plain(250, "ok")) },
             RecipientOutcome { recipient: 1, outcome: Outcome::Deferred(reply) },
         ];
-        let (settled, at) = retry().settle(outcomes.clone(), 9, 130 * HOUR, Timestamp::now(), None);
-        assert_eq!(at, None);
-        assert_eq!(settled[0], outcomes[0]);
-        let Outcome::Failed(last) = &settled[1].outcome else { panic!("{settled:?}") };
+        let accepted = Timestamp::now() - SignedDuration::from_hours(130);
+        let settled = retry().settle(9, accepted, Timestamp::now(), outcomes.clone(), None);
+        assert_eq!(settled.retry_at, None);
+        assert_eq!(settled.outcomes[0], outcomes[0]);
+        let Outcome::Failed(last) = &settled.outcomes[1].outcome else { panic!("{settled:?}") };
         assert!(last.enhanced == Some(EnhancedCode(5, 4, 7)) && last.lines[0].contains("connection refused"));
     }
 
@@ -164,7 +184,7 @@ mod tests {
         let deferred = vec![RecipientOutcome { recipient: 0, outcome: Outcome::Deferred(Reply::plain(451, "later")) }];
         let at = |wish: i64| {
             let wish = Timestamp::from_second(wish).unwrap();
-            retry().settle(deferred.clone(), 1, HOUR, now, Some(wish)).1.unwrap().as_second()
+            retry().settle(1, now, now, deferred.clone(), Some(wish)).retry_at.unwrap().as_second()
         };
         assert_eq!(at(600), 600);
         assert!(at(1) >= 48);

@@ -13,9 +13,9 @@ use std::{
 /// The system's roots, as Debian's and Buildroot's ca-certificates lay them down.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// A trust or TLS set-up that cannot be used.
+/// Settings that the delivery cannot be built from.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum SetupError {
     /// The file is not there, not readable, or not PEM.
     #[error("the CA file {} cannot be read ({reason}); name a readable PEM file", path.display())]
     Unreadable {
@@ -30,22 +30,25 @@ pub enum TrustError {
         /// Which file.
         path: PathBuf,
     },
+    /// `cloud.url` names no server.
+    #[error("cloud.url {0:?} is not https://host:port; correct it")]
+    Url(String),
     /// The cryptographic library refused.
     #[error("TLS cannot be set up ({0}); report this with `postern support`")]
     Tls(#[from] rustls::Error),
 }
 
 /// The roots in `ca`, or the system's.
-pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, TrustError> {
+pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, SetupError> {
     let path = ca.unwrap_or(Path::new(SYSTEM_ROOTS));
-    let unreadable = |reason| TrustError::Unreadable { path: path.to_owned(), reason };
+    let unreadable = |reason| SetupError::Unreadable { path: path.to_owned(), reason };
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|found| found.collect::<Result<Vec<_>, _>>())
         .map_err(unreadable)?;
     let mut store = RootCertStore::empty();
     // Some of the system's old roots are not valid by today's rules; they are left out, as every TLS client does.
     let (usable, _) = store.add_parsable_certificates(certificates);
-    if usable == 0 { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(store) }
+    if usable == 0 { Err(SetupError::Empty { path: path.to_owned() }) } else { Ok(store) }
 }
 
 /// The one cryptographic provider, never the process default: nobody else may choose it.
@@ -58,7 +61,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn load(text: &str) -> Result<RootCertStore, TrustError> {
+    fn load(text: &str) -> Result<RootCertStore, SetupError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         roots(Some(file.path()))

@@ -6,9 +6,9 @@
 
 use super::{
     connection::{Connection, Target},
-    gate::Gate,
     source::Source,
 };
+use crate::gate::{Gate, Pass};
 use mail::{Outcome, Reply};
 use session::client::Transaction;
 use std::{
@@ -89,7 +89,7 @@ impl Hop {
         }
     }
 
-    fn failed(&self, pass: &super::gate::Pass, reply: &Reply) {
+    fn failed(&self, pass: &Pass, reply: &Reply) {
         if pass.failed(reply) {
             log::warn!(destination = self.name.as_str(); "{} is suspended for a while: {reply}", self.name);
         }

@@ -1,6 +1,6 @@
 //! TLS towards next hops (RFC 3207, RFC 7435).
 
-use crate::trust::{self, TrustError};
+use crate::trust::{self, SetupError};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -12,7 +12,7 @@ use std::{path::Path, sync::Arc};
 use tokio_rustls::TlsConnector;
 
 /// The connector for a TLS level; `None` where TLS is never used.
-pub(super) fn connector(level: RelayTls, ca: Option<&Path>) -> Result<Option<TlsConnector>, TrustError> {
+pub(super) fn connector(level: RelayTls, ca: Option<&Path>) -> Result<Option<TlsConnector>, SetupError> {
     let provider = trust::provider();
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let config = match level {

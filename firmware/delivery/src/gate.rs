@@ -20,6 +20,8 @@ const FAILURES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 /// The longest suspension: the next hop may be back any time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest wait that a destination can ask for: a wrong number there must not stop mail for days.
+const LONGEST_WISH: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct State {
@@ -39,9 +41,17 @@ struct Suspended {
     why: Reply,
 }
 
+impl Suspended {
+    fn starting_now(pause: Duration, why: &Reply) -> Self {
+        let now = Timestamp::now();
+        let at = SignedDuration::try_from(pause).ok().and_then(|pause| now.checked_add(pause).ok()).unwrap_or(now);
+        Self { until: Instant::now() + pause, at, why: why.clone() }
+    }
+}
+
 /// The gate of one destination.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     max: usize,
     state: Mutex<State>,
     changed: Notify,
@@ -49,10 +59,10 @@ pub(super) struct Gate {
 
 /// A right to use one connection; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Pass(Arc<Gate>);
+pub(crate) struct Pass(Arc<Gate>);
 
 impl Gate {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
         let max = max.max(1);
         let limit = FIRST_LIMIT.min(max as f64);
         let state = State { limit, in_use: 0, failures: 0, pauses: 0, suspended: None };
@@ -65,7 +75,7 @@ impl Gate {
     }
 
     /// Waits for a place; while suspended, the reply that defers the message.
-    pub(super) async fn enter(self: &Arc<Self>) -> Result<Pass, Reply> {
+    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Pass, Reply> {
         loop {
             let changed = self.changed.notified();
             {
@@ -86,14 +96,21 @@ impl Gate {
     }
 
     /// Until when nothing is tried, and why.
-    pub(super) fn suspension(&self) -> Option<(Timestamp, Reply)> {
+    pub(crate) fn suspension(&self) -> Option<(Timestamp, Reply)> {
         let state = self.state();
         let suspended = state.suspended.as_ref().filter(|suspended| Instant::now() < suspended.until)?;
         Some((suspended.at, suspended.why.clone()))
     }
 
+    /// Suspends for as long as the destination itself asked.
+    pub(crate) fn suspend(&self, pause: Duration, why: &Reply) {
+        let suspended = Suspended::starting_now(pause.min(LONGEST_WISH), why);
+        self.state().suspended = Some(suspended);
+        self.changed.notify_waiters();
+    }
+
     /// Ends a suspension: an operator knows that the next hop is back.
-    pub(super) fn resume(&self) {
+    pub(crate) fn resume(&self) {
         let mut state = self.state();
         state.suspended = None;
         state.failures = 0;
@@ -105,7 +122,7 @@ impl Gate {
 
 impl Pass {
     /// The next hop took or refused a message in good order.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         let mut state = self.0.state();
         state.failures = 0;
         state.pauses = 0;
@@ -120,7 +137,7 @@ impl Pass {
     }
 
     /// The connection could not be made, or broke. True if this suspended the destination.
-    pub(super) fn failed(&self, why: &Reply) -> bool {
+    pub(crate) fn failed(&self, why: &Reply) -> bool {
         let mut state = self.0.state();
         state.limit = (state.limit / 2.0).max(1.0);
         state.failures += 1;
@@ -130,9 +147,7 @@ impl Pass {
         let pause = FIRST_PAUSE.saturating_mul(1 << state.pauses.min(8)).min(LONGEST_PAUSE);
         state.pauses += 1;
         state.limit = 1.0;
-        let now = Timestamp::now();
-        let at = SignedDuration::try_from(pause).ok().and_then(|pause| now.checked_add(pause).ok()).unwrap_or(now);
-        state.suspended = Some(Suspended { until: Instant::now() + pause, at, why: why.clone() });
+        state.suspended = Some(Suspended::starting_now(pause, why));
         drop(state);
         // Those who wait for a place hear it too.
         self.0.changed.notify_waiters();
@@ -148,7 +163,7 @@ impl Drop for Pass {
 }
 
 fn refusal(suspended: &Suspended) -> Reply {
-    let text = format!("not tried until {:.0}, since the last attempts failed: {}", suspended.at, suspended.why);
+    let text = format!("not tried until {:.0}, since: {}", suspended.at, suspended.why);
     Reply::new(451, EnhancedCode(4, 4, 1), text)
 }
 
