@@ -12,7 +12,7 @@ needed=(
     /usr/share/perl5/IO/Socket/SSL.pm:libio-socket-ssl-perl
     /usr/bin/chromium:chromium
     /usr/bin/ip:iproute2 dkimsign:python3-dkim
-    python3:python3 shellcheck:shellcheck
+    python3:python3 sqlite3:sqlite3 shellcheck:shellcheck
 )
 
 missing=()

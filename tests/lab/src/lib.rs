@@ -6,9 +6,17 @@
 //! with which the next run continues.
 
 pub mod accounting;
+pub mod bench;
+pub mod demo;
 pub mod events;
 pub mod layout;
 pub mod mails;
+pub mod planted;
 pub mod postfix;
 pub mod process;
+pub mod recipient;
+pub mod run;
+pub mod sink;
+pub mod smtp;
+pub mod system;
 pub mod tpm;

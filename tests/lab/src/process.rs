@@ -168,3 +168,18 @@ pub fn wait_until(
 pub fn free_port() -> io::Result<SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
+
+/// A run of ten ports, as [`crate::layout::Layout`] wants them, that nobody listens on at the moment.
+///
+/// # Errors
+/// None was found.
+pub fn free_port_base() -> io::Result<u16> {
+    for _ in 0..50 {
+        let base = free_port()?.port().saturating_sub(10);
+        let free = |offset| std::net::TcpListener::bind(("127.0.0.1", base + offset)).is_ok();
+        if base > 1024 && (0..10).all(free) {
+            return Ok(base);
+        }
+    }
+    Err(io::Error::other("no ten free ports in a row; stop what else listens on 127.0.0.1"))
+}

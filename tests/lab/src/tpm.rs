@@ -200,10 +200,15 @@ impl SoftTpm {
         let parent = self.folder.join("lockout.ctx").display().to_string();
         let child = self.folder.join("lockout-child").display().to_string();
         self.tool("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-p", "right", "-c", &parent])?;
+        // Without a resource manager the tools leave their objects loaded, and swtpm has room for three.
+        let flush = || self.tool("tpm2_flushcontext", &["-t"]);
+        flush()?;
         let mut last = None;
         for _ in 0..LOCKOUT_ATTEMPTS {
             let wrong = ["-C", &parent, "-P", "wrong", "-u", &format!("{child}.pub"), "-r", &format!("{child}.priv")];
-            match self.tool("tpm2_create", &wrong) {
+            let outcome = self.tool("tpm2_create", &wrong);
+            flush()?;
+            match outcome {
                 Err(TpmError::Tool { stderr, .. }) if stderr.contains("0x921") => return Ok(()),
                 other => last = Some(other),
             }
