@@ -204,8 +204,8 @@ impl CloudClient {
             Answer::Stored => {
                 let enrolment: Enrolment =
                     upload::json(&response).map_err(|fault| EnrolError::BadAnswer(fault.to_string()))?;
-                // Refused here rather than kept.
-                identity::authenticated(&service.anonymous, self.identity.as_ref(), &enrolment.certificate)?;
+                // Refused here rather than kept. Whether it is for our key shows when it is adopted.
+                identity::chain(&enrolment.certificate)?;
                 Ok(enrolment)
             }
             Answer::Refused | Answer::NotEnrolled => Err(EnrolError::Refused(upload::explanation(&response))),

@@ -9,12 +9,14 @@
 
 pub mod cloud;
 mod gate;
+mod mask;
 pub mod relay;
 pub mod retry;
 pub mod route;
 mod trust;
 
 pub use cloud::{CloudClient, EnrolError, Enrolment, Identity, IdentityError};
+pub use mask::mask_addresses;
 pub use relay::{Relay, Suspension};
 pub use retry::{Decision, Retry, Settled};
 pub use route::{Group, Routes};

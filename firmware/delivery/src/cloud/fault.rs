@@ -56,6 +56,8 @@ impl Fault {
             Some(rustls::Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
                 Self::Certificate(format!("{alert:?}"))
             }
+            // What a signer reports; nothing else in a handshake gives these two.
+            Some(rustls::Error::Other(rustls::OtherError(why))) => Self::Key(why.to_string()),
             Some(rustls::Error::General(why)) => Self::Key(why.clone()),
             Some(other) => Self::Nonsense(other.to_string()),
             None => Self::Lost(chain(error)),

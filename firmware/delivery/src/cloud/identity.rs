@@ -18,7 +18,7 @@ pub trait Identity: Send + Sync + 'static {
     /// The key cannot be used now.
     fn request(&self) -> Result<Vec<u8>, IdentityError>;
 
-    /// The key as rustls signs with it.
+    /// The key as rustls signs with it; asked for only once an enrolment is adopted.
     ///
     /// # Errors
     /// There is no key, or it cannot be used now.
@@ -46,12 +46,7 @@ pub(super) fn authenticated(
     identity: &dyn Identity,
     certificate: &str,
 ) -> Result<Arc<ClientConfig>, EnrolError> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| EnrolError::BadAnswer(format!("its certificate cannot be read: {error}")))?;
-    if chain.is_empty() {
-        return Err(EnrolError::BadAnswer("it holds no certificate".to_owned()));
-    }
+    let chain = chain(certificate)?;
     let key = CertifiedKey::new(chain, identity.signing_key()?);
     match key.keys_match() {
         // A signer that does not show its public key is believed; the handshake will tell.
@@ -63,6 +58,14 @@ pub(super) fn authenticated(
     // A session of its own: a ticket from the enrolment's connection would resume without the certificate.
     config.resumption = rustls::client::Resumption::in_memory_sessions(32);
     Ok(Arc::new(config))
+}
+
+/// The certificates of an enrolment, leaf first.
+pub(super) fn chain(certificate: &str) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| EnrolError::BadAnswer(format!("its certificate cannot be read: {error}")))?;
+    if chain.is_empty() { Err(EnrolError::BadAnswer("it holds no certificate".to_owned())) } else { Ok(chain) }
 }
 
 /// PEM of a certification request (RFC 7468 §7).

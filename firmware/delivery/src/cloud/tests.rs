@@ -323,6 +323,17 @@ async fn a_slow_tpm_holds_up_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_tpm_that_does_not_sign_defers_and_says_so() {
+    let service = start(Manner::default()).await;
+    let client = client(&service.url, &service.server_ca, &SoftIdentity::locked_out(), None);
+    client.adopt(&client.enrol(CODE).await.unwrap()).unwrap();
+    let outcome = send(&client).await;
+    assert_eq!(deferral(&outcome), "4.7.5");
+    let text = text_of(&outcome);
+    assert!(text.contains("the TPM is locked out") && text.contains("postern keys status"), "{text}");
+}
+
+#[tokio::test]
 async fn many_messages_at_once_share_the_connections_that_settings_allow() {
     let pair = Arc::new(Pair::new(Manner::default()).await);
     let sending: Vec<_> = (0..60)

@@ -8,7 +8,10 @@ use super::{
     connection::{Connection, Target},
     source::Source,
 };
-use crate::gate::{Gate, Pass};
+use crate::{
+    gate::{Gate, Pass},
+    mask_addresses,
+};
 use mail::{Outcome, Reply};
 use session::client::Transaction;
 use std::{
@@ -91,7 +94,8 @@ impl Hop {
 
     fn failed(&self, pass: &Pass, reply: &Reply) {
         if pass.failed(reply) {
-            log::warn!(destination = self.name.as_str(); "{} is suspended for a while: {reply}", self.name);
+            let why = mask_addresses(&reply.to_string());
+            log::warn!(destination = self.name.as_str(); "{} is suspended for a while: {why}", self.name);
         }
     }
 

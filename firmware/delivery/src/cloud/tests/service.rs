@@ -72,6 +72,7 @@ pub(super) struct SoftIdentity {
 #[derive(Debug)]
 struct CountingKey {
     inner: Arc<dyn SigningKey>,
+    locked_out: bool,
     signatures: Arc<AtomicUsize>,
     takes: Duration,
 }
@@ -79,16 +80,26 @@ struct CountingKey {
 #[derive(Debug)]
 struct SlowSigner {
     inner: Box<dyn Signer>,
+    locked_out: bool,
     takes: Duration,
     signatures: Arc<AtomicUsize>,
 }
 
 impl SoftIdentity {
     pub(super) fn new(takes: Duration) -> Arc<Self> {
+        Self::made(takes, false)
+    }
+
+    /// One whose every signature fails.
+    pub(super) fn locked_out() -> Arc<Self> {
+        Self::made(Duration::ZERO, true)
+    }
+
+    fn made(takes: Duration, locked_out: bool) -> Arc<Self> {
         let pair = KeyPair::generate().unwrap();
         let der = PrivateKeyDer::try_from(pair.serialize_der()).unwrap();
         let inner = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).unwrap();
-        Arc::new(Self { pair, key: Arc::new(CountingKey { inner, signatures: Arc::default(), takes }) })
+        Arc::new(Self { pair, key: Arc::new(CountingKey { inner, locked_out, signatures: Arc::default(), takes }) })
     }
 
     pub(super) fn signatures(&self) -> usize {
@@ -110,7 +121,8 @@ impl Identity for SoftIdentity {
 impl SigningKey for CountingKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let inner = self.inner.choose_scheme(offered)?;
-        Some(Box::new(SlowSigner { inner, takes: self.takes, signatures: Arc::clone(&self.signatures) }))
+        let (locked_out, takes, signatures) = (self.locked_out, self.takes, Arc::clone(&self.signatures));
+        Some(Box::new(SlowSigner { inner, locked_out, takes, signatures }))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -126,6 +138,10 @@ impl Signer for SlowSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         self.signatures.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.takes);
+        if self.locked_out {
+            let fault = std::io::Error::other("the TPM is locked out");
+            return Err(rustls::Error::Other(rustls::OtherError(Arc::new(fault))));
+        }
         self.inner.sign(message)
     }
 
