@@ -136,6 +136,13 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether it can pass without anyone entering the recovery key or mending files, so that trying again by itself
+    /// makes sense.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Absent { .. } | Self::Slow { .. } | Self::LockedOut | Self::StoreUnreadable { .. })
+    }
+
     /// A short name that never changes, for `--json` and for tests.
     #[must_use]
     pub fn code(&self) -> &'static str {

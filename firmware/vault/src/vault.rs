@@ -40,7 +40,8 @@ pub struct VaultConfig {
     pub policy_signatures: PathBuf,
     /// Security generation to seal for. The caller raises it only after the new slot has been marked good.
     pub generation_floor: u32,
-    /// How long one job of the TPM may take, some ten commands. Ten seconds is ample for a real one.
+    /// How long one job of the TPM may take: up to forty commands, of which a chip on a slow bus does ten a second.
+    /// Ten seconds is ample.
     pub deadline: Duration,
     /// Whether keys may be made where there is no store. False where a queue exists that new keys would not open.
     pub create: bool,
@@ -158,7 +159,7 @@ impl Vault {
         let owner = Owner::start(&config.tcti, config.deadline).map_err(FatalError::Thread)?;
         let now = Mutex::new(Now::Locked(Fault::Slow { deadline: config.deadline }));
         let vault = Self { inner: Arc::new(Inner { config, owner, changing: Mutex::new(()), now }) };
-        let opened = vault.try_open();
+        let opened = vault.open_now(&vault.inner.changing());
         Ok((vault, opened))
     }
 
@@ -166,8 +167,9 @@ impl Vault {
     /// None where it is not locked.
     #[must_use]
     pub fn retry(&self) -> Option<Opened> {
+        let one_at_a_time = self.inner.changing();
         self.fault()?;
-        Some(self.try_open())
+        Some(self.open_now(&one_at_a_time))
     }
 
     /// Opens a locked vault by its recovery key. Blocking, up to a few times the deadline.
@@ -267,12 +269,7 @@ impl Vault {
         RecoveryFile::generate(&open.root).map_err(crypto)?.write(&open.store)
     }
 
-    fn try_open(&self) -> Opened {
-        let _one_at_a_time = self.inner.changing();
-        if self.inner.opened().is_ok() {
-            // Somebody else was faster; his are the keys.
-            return Opened::Locked(Fault::Refused { command: "opening", detail: "the vault is open".to_owned() });
-        }
+    fn open_now(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Opened {
         let opened = match Store::find(&self.inner.config.dir) {
             Ok(Found::Store(store)) => self.inner.open_sealed(store).map(Opened::Unlocked),
             Ok(Found::Nothing) => self.inner.first_start().map(Opened::Fresh),
@@ -293,6 +290,11 @@ impl Inner {
         let files = self.files();
         let (root, sealed) = self.owner.run(move |tpm| Ok((tpm::unseal(tpm, &files, &sealed)?, sealed)))?;
         let mut table = Table::read(&store, &root)?;
+        // The TPM has just proven the generation of the sealed root; a table of before a raise is brought up to it.
+        if table.generation < sealed.generation {
+            table.generation = sealed.generation;
+            table.write(&store, &root)?;
+        }
         // The signatures of lower generations end with the next image: to seal anew can wait, to lose the keys cannot.
         if sealed.generation < self.config.generation_floor.max(table.generation)
             && let Err(fault) = self.seal_again(&store, &root, &mut table)

@@ -6,6 +6,7 @@
 
 use crate::fault::Fault;
 use std::{
+    fs,
     str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -13,7 +14,10 @@ use std::{
 use tss_esapi::{
     Context, Error, TctiNameConf,
     attributes::{ObjectAttributesBuilder, SessionAttributesBuilder},
-    constants::{CapabilityType, SessionType, response_code::Tss2ResponseCodeKind as Kind},
+    constants::{
+        CapabilityType, SessionType,
+        response_code::{Tss2ResponseCode, Tss2ResponseCodeKind as Kind},
+    },
     handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, SessionHandle, TpmHandle},
     interface_types::{
         algorithm::{HashingAlgorithm, PublicAlgorithm},
@@ -38,7 +42,7 @@ const MOST_LOADED: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Link {
     tcti: String,
-    /// Whether what an earlier process left loaded has been flushed.
+    /// Whether what an earlier process left loaded has been flushed, or need not be.
     swept: AtomicBool,
 }
 
@@ -54,7 +58,9 @@ pub(crate) struct Tpm {
 
 impl Link {
     pub(crate) fn to(tcti: &str) -> Self {
-        Self { tcti: tcti.to_owned(), swept: AtomicBool::new(false) }
+        // A resource manager cleans up itself, and its other clients' sessions are not ours to flush.
+        let managed = tcti.starts_with("tabrmd") || (tcti.starts_with("device") && tcti.contains("tpmrm"));
+        Self { tcti: tcti.to_owned(), swept: AtomicBool::new(managed) }
     }
 
     /// Whether `tcti` names a TPM at all (`device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`, …).
@@ -66,7 +72,7 @@ impl Link {
         if Instant::now() >= until {
             return Err(Fault::Slow { deadline });
         }
-        let absent = |error: Error| Fault::Absent { tcti: self.tcti.clone(), detail: error.to_string() };
+        let absent = |error: Error| Fault::Absent { tcti: self.tcti.clone(), detail: why(&self.tcti, error) };
         let context = TctiNameConf::from_str(&self.tcti).and_then(Context::new).map_err(absent)?;
         let mut tpm = Tpm { context, until, deadline, tcti: self.tcti.clone(), loaded: Vec::new() };
         if !self.swept.load(Ordering::Relaxed) {
@@ -107,7 +113,7 @@ impl Tpm {
             Some(Kind::Retry | Kind::Yielded | Kind::Testing | Kind::NvRate) => Fault::Slow { deadline: self.deadline },
             // The TPM's own codes all have a kind: this one is of the transport, which broke off.
             None if matches!(error, Error::Tss2Error(_)) => {
-                Fault::Absent { tcti: self.tcti.clone(), detail: error.to_string() }
+                Fault::Absent { tcti: self.tcti.clone(), detail: why(&self.tcti, error) }
             }
             _ => Fault::Refused { command, detail: error.to_string() },
         }
@@ -262,6 +268,16 @@ pub(super) struct Encrypting {
 pub(super) struct StorageKey {
     pub(super) handle: KeyHandle,
     pub(super) name: Vec<u8>,
+}
+
+/// Why there is no connection: the TPM library has a number for everything, the system has words for a device file.
+fn why(tcti: &str, error: Error) -> String {
+    let device = tcti.strip_prefix("device:").map(|path| fs::OpenOptions::new().read(true).write(true).open(path));
+    match (device, error) {
+        (Some(Err(system)), _) => system.to_string(),
+        (_, Error::Tss2Error(Tss2ResponseCode::FormatZero(code))) => code.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 fn kind(error: Error) -> Option<Kind> {

@@ -347,6 +347,29 @@ fn a_crash_between_two_writes_leaves_a_store_that_opens() {
 }
 
 #[test]
+fn a_crash_between_sealing_anew_and_the_table_leaves_a_store_that_opens() {
+    let appliance = Appliance::new();
+    let (secrets, _) = appliance.first_start();
+    let files = ["root.json", "table.json"];
+    let before = files.map(|file| fs::read(appliance.store(file)).unwrap());
+    appliance.tpm.sign_boot(&[1, 2]).unwrap();
+    let mut raised = appliance.config();
+    raised.generation_floor = 2;
+    assert!(matches!(Vault::open(raised.clone()).unwrap().1, Opened::Unlocked(_)));
+    let after = files.map(|file| fs::read(appliance.store(file)).unwrap());
+    assert!(before[0] != after[0] && before[1] != after[1]);
+    for (root, table) in [(&before, &after), (&after, &before)] {
+        fs::write(appliance.store(files[0]), &root[0]).unwrap();
+        fs::write(appliance.store(files[1]), &table[1]).unwrap();
+        // The floor of the firmware that raised it, then that of an older one: the generation never falls.
+        for config in [raised.clone(), appliance.config()] {
+            let (vault, Opened::Unlocked(keys)) = Vault::open(config).unwrap() else { panic!("unlocked") };
+            assert_eq!((&Secrets::of(&keys), vault.status().generation), (&secrets, Some(2)));
+        }
+    }
+}
+
+#[test]
 fn a_process_that_died_in_a_job_does_not_fill_the_tpm() {
     let appliance = Appliance::new();
     let (secrets, _) = appliance.first_start();
@@ -357,6 +380,14 @@ fn a_process_that_died_in_a_job_does_not_fill_the_tpm() {
     }
     assert!(appliance.tpm.tool("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-c", &context]).is_err());
     assert_eq!(Secrets::of(&appliance.unlocked().1), secrets);
+}
+
+#[test]
+fn a_missing_device_is_said_in_the_words_of_the_system() {
+    let mut config = Appliance::new().config();
+    config.tcti = "device:/dev/tpm-that-is-not-there".to_owned();
+    let (_, Opened::Locked(fault)) = Vault::open(config).unwrap() else { panic!("locked") };
+    assert!(matches!(&fault, Fault::Absent { detail, .. } if detail.contains("No such file")), "{fault}");
 }
 
 #[test]
