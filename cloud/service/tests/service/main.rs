@@ -1,0 +1,11 @@
+//! The service as its clients meet it: real listeners, real TLS, a real folder.
+
+// A test that can't go on says so by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod api;
+mod enrolment;
+mod harness;
+mod portal;
+mod process;
+mod secrecy;
