@@ -188,6 +188,12 @@ impl Client {
             Input::TimedOut => {
                 let outcome = self.connection_fault("the next hop did not answer in time");
                 self.close(outcome, &mut actions);
+                // Silence is not a closed connection: over another one the message would wait as long again.
+                for action in &mut actions {
+                    if let Action::Completed(completed) = action {
+                        completed.untouched = false;
+                    }
+                }
             }
             Input::Secured | Input::Begin(_) => {
                 let outcome = nonsense(Nonsense::Unexpected);

@@ -13,6 +13,8 @@ pub(super) enum Fault {
     Unreachable(String),
     #[error("the connection to the cloud service broke: {0}; it is tried again")]
     Lost(String),
+    #[error("the cloud service gave no answer within {0} seconds; it is asked again")]
+    Silent(u64),
     #[error("the cloud service's certificate is not accepted: {0}; check cloud.ca, the clock, and who answers there")]
     Foreign(String),
     #[error("the cloud service does not accept this appliance's certificate: {0}; enrol again with `postern enrol`")]
@@ -84,7 +86,7 @@ impl Fault {
         match self {
             Self::Name(_) => deferred(4, 3),
             Self::Unreachable(_) => deferred(4, 1),
-            Self::Lost(_) => deferred(4, 2),
+            Self::Lost(_) | Self::Silent(_) => deferred(4, 2),
             Self::Foreign(_) | Self::Key(_) => deferred(7, 5),
             Self::Certificate(_) | Self::NotEnrolled(_) => deferred(7, 0),
             Self::Nonsense(_) => deferred(5, 0),

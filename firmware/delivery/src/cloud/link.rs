@@ -84,9 +84,10 @@ impl Links {
             let request = make(Request::builder().uri(format!("{}{path}", self.endpoint.origin)))
                 .map_err(|error| Fault::Nonsense(error.to_string()))?;
             match self.exchange(&link, request, length).await {
-                Err(fault @ (Fault::Lost(_) | Fault::Certificate(_))) => {
+                Err(fault @ (Fault::Lost(_) | Fault::Certificate(_) | Fault::Silent(_))) => {
                     self.forget(&link);
-                    if !reused {
+                    // Silence is not the age of the connection.
+                    if !reused || matches!(fault, Fault::Silent(_)) {
                         return Err(fault);
                     }
                 }
@@ -107,7 +108,7 @@ impl Links {
         };
         let answer = timeout(patience, answered).await;
         *link.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        answer.unwrap_or_else(|_| Err(Fault::Lost(format!("no answer within {} seconds", patience.as_secs()))))
+        answer.unwrap_or_else(|_| Err(Fault::Silent(patience.as_secs())))
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {

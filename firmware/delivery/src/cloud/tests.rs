@@ -192,6 +192,27 @@ async fn success_without_a_receipt_is_no_success() {
 }
 
 #[tokio::test]
+async fn half_an_answer_and_none_at_all_defer() {
+    let pair = Pair::new(Manner::default()).await;
+    assert!(delivered(&send(&pair.client).await));
+    let half = http::Response::builder().status(201).header("content-length", "1000");
+    pair.can([half.body(Full::from("{\"receipt\":\"r\"}")).unwrap()]);
+    // What arrives is a broken stream, then it is asked again over a fresh connection; or an empty answer.
+    let outcome = send(&pair.client).await;
+    let stored = pair.store().frames().len();
+    match &outcome {
+        Outcome::Delivered(_) => assert_eq!(stored, 2),
+        other => assert!(deferral(other) == "4.5.0" && stored == 1, "{other:?}"),
+    }
+
+    pair.store().silent = true;
+    // The minute passes at once: the runtime has nothing else to do.
+    tokio::time::pause();
+    assert_eq!(deferral(&send(&pair.client).await), "4.4.2");
+    tokio::time::resume();
+}
+
+#[tokio::test]
 async fn retry_after_is_kept() {
     let pair = Pair::new(Manner::default()).await;
     for status in [429, 503] {

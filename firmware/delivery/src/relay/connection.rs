@@ -181,9 +181,12 @@ async fn heard(client: Client, stream: &mut Stream, buffer: &mut [u8]) -> (Clien
 /// After a failed write: a next hop that closes early may have said why (RFC 5321 §3.8), and that is its answer.
 async fn last_words(mut client: Client, stream: &mut Stream, buffer: &mut [u8]) -> (Client, Vec<Action>) {
     while let Ok(Ok(length @ 1..)) = timeout(LAST_WORDS, stream.read(buffer)).await {
-        let (next, actions) = client.step(Input::Received(buffer.get(..length).unwrap_or_default()));
+        let (next, mut actions) = client.step(Input::Received(buffer.get(..length).unwrap_or_default()));
         client = next;
-        if actions.contains(&Action::Close) {
+        if actions.iter().any(|action| matches!(action, Action::Completed(_) | Action::Close)) {
+            // Settled, but nothing more can be written here.
+            actions.retain(|action| *action != Action::Ready);
+            actions.push(Action::Close);
             return (client, actions);
         }
     }

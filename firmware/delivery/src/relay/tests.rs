@@ -168,6 +168,22 @@ async fn a_fresh_connection_that_breaks_is_not_tried_again_at_once() {
 }
 
 #[tokio::test]
+async fn a_next_hop_that_falls_silent_defers() {
+    let mut script = numbered(1);
+    script.push(("DATA\r\n", "250 ok\r\n"));
+    script.push(("never", ""));
+    let server = serve(vec![script]).await;
+    let relay = relay(server.port, RelayTls::None);
+    assert!(delivered(&send(&relay).await));
+    // The minutes pass at once: the runtime has nothing else to do.
+    tokio::time::pause();
+    let outcome = send(&relay).await;
+    assert_eq!(deferral(&outcome), "4.4.2");
+    assert!(text_of(&outcome).contains("did not answer in time"), "{outcome:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
 async fn idle_connections_are_ended_with_quit() {
     let mut script = numbered(1);
     script.push(("QUIT\r\n", "221 bye\r\n"));

@@ -175,6 +175,8 @@ pub(super) struct Store {
     pub(super) canned: VecDeque<Option<Response<Full<Bytes>>>>,
     pub(super) requests: Vec<String>,
     pub(super) connections: usize,
+    /// Takes requests and never answers.
+    pub(super) silent: bool,
     /// Closes the connection behind each request.
     pub(super) one_request_a_connection: bool,
     /// Closes the connection once this many octets of a body have come.
@@ -297,12 +299,16 @@ async fn answer(
     let path = head.uri.path().to_owned();
     let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let offset = field(header::UPLOAD_OFFSET).map(|text| text.parse::<usize>().unwrap());
-    {
+    let silent = {
         let mut store = store.lock().unwrap();
         store.requests.push(format!("{} {} {}", head.method, path, offset.unwrap_or(0)));
         if let Some(Some(canned)) = store.canned.pop_front() {
             return canned;
         }
+        store.silent
+    };
+    if silent {
+        std::future::pending::<()>().await;
     }
     let mut octets = Vec::new();
     while let Some(frame) = body.frame().await {
