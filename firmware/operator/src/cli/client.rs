@@ -1,0 +1,75 @@
+//! The near end of the socket.
+//!
+//! Job: send one request and read its answer. Place: under the commands that ask the daemon. Invariants: the request,
+//! which may hold a secret, is zeroized; an answer is bounded. A crash leaves nothing behind.
+
+use crate::{
+    Fault, Refusal, Request, Response,
+    protocol::{Answer, Call, LONGEST_ANSWER, VERSION},
+};
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+use zeroize::Zeroizing;
+
+/// Verifying millions of records takes minutes, nothing else does.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Bytes set aside for a request, so that a secret in it is not copied as it grows.
+const REQUEST: usize = 16 * 1024;
+
+/// Asks the daemon at `socket`.
+pub(super) fn call(socket: &Path, request: Request) -> Result<Response, Refusal> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable_at(socket, &error))?;
+    let answer = exchange(&mut stream, request).map_err(|error| {
+        Refusal::new(
+            Fault::Unreachable,
+            format!("the daemon broke off the conversation: {error}"),
+            "look at its log, and whether it was restarted; then ask again",
+        )
+    })?;
+    if answer.version != VERSION {
+        return Err(Refusal::new(
+            Fault::Unreachable,
+            format!("the daemon speaks version {}, this command version {VERSION}", answer.version),
+            "use the `postern` command of the daemon's own version",
+        ));
+    }
+    answer.result
+}
+
+fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = Zeroizing::new(Vec::with_capacity(REQUEST));
+    serde_json::to_writer(&mut *line, &Call { version: VERSION, request })?;
+    line.push(b'\n');
+    // A daemon that refuses us may have closed its end already; its answer says more than the broken pipe.
+    let sent = stream.write_all(&line);
+    let mut answer = Zeroizing::new(Vec::new());
+    let read = BufReader::new(stream.take(LONGEST_ANSWER)).read_until(b'\n', &mut answer);
+    match (sent, read) {
+        (_, Ok(read)) if read > 0 => Ok(serde_json::from_slice(&answer)?),
+        (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+        (Ok(()), Ok(_)) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn unreachable_at(socket: &Path, error: &io::Error) -> Refusal {
+    let shown = socket.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Refusal::new(
+            Fault::NotAllowed,
+            format!("{shown} may not be opened by this user"),
+            "ask as root, or as the user that the daemon runs as",
+        ),
+        _ => Refusal::new(
+            Fault::Unreachable,
+            format!("no daemon answers on {shown}: {error}"),
+            "start it with `postern run`, or name its socket with --socket or POSTERN_SOCKET",
+        ),
+    }
+}

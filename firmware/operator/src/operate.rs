@@ -1,0 +1,341 @@
+//! Answering operators.
+//!
+//! Job: carry out each request, record what acts before it acts, and refuse what a locked appliance can't do. Place:
+//! between the server and the appliance. Invariants: nothing acts unrecorded: where the ledger can't take the record,
+//! the act does not happen; what fails after its record is recorded as not done. A crash between record and act leaves
+//! a record of something that was asked for and not done, never the other way round.
+
+use crate::{
+    Appliance, Fault, Opened, Refusal, Request, Response, Secret,
+    protocol::MOST_ROWS,
+    view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport},
+};
+use jiff::Timestamp;
+use ledger::{Ledger, LedgerError};
+use mail::MessageId;
+use serde_json::{Value, json};
+use spool::{Filter, IndexError, OperateError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Attempts to unlock that are kept in memory until the ledger opens. Beyond it they are counted only: whoever can
+/// reach the socket is root, and could fill memory with them.
+const MOST_PENDING: usize = 64;
+
+/// Bytes of the reason for a hold: a sentence.
+const LONGEST_REASON: usize = 500;
+
+/// Records about one message that its life shows.
+const MOST_RECORDS: usize = 1000;
+
+/// What operators may see and do.
+pub struct Operator<A> {
+    appliance: Arc<A>,
+    /// One settings change at a time: each is compared with the one before.
+    applying: tokio::sync::Mutex<()>,
+    pending: Mutex<Pending>,
+}
+
+/// What was tried while the ledger was locked; it was logged too.
+#[derive(Default)]
+struct Pending {
+    records: Vec<(Timestamp, String, String)>,
+    dropped: u64,
+}
+
+impl<A: Appliance> Operator<A> {
+    /// An operator's view of `appliance`.
+    #[must_use]
+    pub fn new(appliance: Arc<A>) -> Self {
+        Self { appliance, applying: tokio::sync::Mutex::default(), pending: Mutex::default() }
+    }
+
+    /// Carries out what `actor` asks for.
+    ///
+    /// # Errors
+    /// Why it is not done, in two halves.
+    pub async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
+        match request {
+            Request::Status => Ok(self.status()),
+            Request::KeysStatus => Ok(Response::Keys(self.appliance.keys())),
+            Request::KeysUnlock { words } => self.unlock(actor, words).await,
+            Request::SettingsShow => self.show_settings().await,
+            Request::SettingsApply { text } => self.apply(actor, text).await,
+            Request::AuditVerify => self.verify().await,
+            Request::MessageShow { id } => self.life(id).await,
+            Request::QueueList { state, destination, limit } => {
+                self.list(Filter { state, destination, message: None }, limit.clamp(1, MOST_ROWS)).await
+            }
+            Request::QueueShow { id } => {
+                let Response::Queue(report) =
+                    self.list(Filter { message: Some(id), ..Filter::default() }, MOST_ROWS).await?
+                else {
+                    return Err(unknown(id));
+                };
+                if report.rows.is_empty() { Err(unknown(id)) } else { Ok(Response::Queue(report)) }
+            }
+            Request::QueueRetry { id } => {
+                let spool = self.appliance.opened()?.spool;
+                self.act_on(actor, "queue.retry", id, json!({}), async move { spool.retry(id).await }).await
+            }
+            Request::QueueRelease { id } => {
+                let spool = self.appliance.opened()?.spool;
+                self.act_on(actor, "queue.release", id, json!({}), async move { spool.release(id).await }).await
+            }
+            Request::QueueDelete { id } => {
+                let spool = self.appliance.opened()?.spool;
+                self.act_on(actor, "queue.delete", id, json!({}), async move { spool.delete(id).await }).await
+            }
+            Request::QueueHold { id, why } => {
+                let spool = self.appliance.opened()?.spool;
+                let why = reason(why)?;
+                let detail = json!({ "why": why });
+                self.act_on(actor, "queue.hold", id, detail, async move { spool.hold(id, &why).await }).await
+            }
+            // Looking at the recovery key is as much as having it.
+            Request::RecoveryShow => {
+                let show = async { self.appliance.show_recovery().await.map(|words| Response::Recovery { words }) };
+                self.act(actor, "keys.recovery.show", "", json!({}), show).await
+            }
+            Request::RecoveryConfirm { words } => {
+                let confirm =
+                    async { self.appliance.confirm_recovery(words).await.map(|()| Response::RecoveryConfirmed) };
+                self.act(actor, "keys.recovery.confirm", "", json!({}), confirm).await
+            }
+            Request::Enrol { code } => {
+                let enrol = async { self.appliance.enrol(code).await.map(Response::Enrolled) };
+                self.act(actor, "enrol", "", json!({}), enrol).await
+            }
+        }
+    }
+
+    fn status(&self) -> Response {
+        let opened = self.appliance.opened();
+        Response::Status(Box::new(StatusReport {
+            locked: opened.as_ref().err().cloned(),
+            facts: self.appliance.facts(),
+            settings_revision: self.appliance.settings().1,
+            keys: self.appliance.keys(),
+            queue: opened.ok().map(|opened| opened.spool.stats().into()),
+        }))
+    }
+
+    async fn list(&self, filter: Filter, limit: usize) -> Result<Response, Refusal> {
+        let spool = self.appliance.opened()?.spool;
+        // One more than is shown tells whether there are more.
+        let mut rows = spool.list(filter, limit + 1).await?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        Ok(Response::Queue(QueueReport { rows: rows.into_iter().map(Into::into).collect(), more }))
+    }
+
+    async fn life(&self, id: MessageId) -> Result<Response, Refusal> {
+        let Opened { spool, ledger } = self.appliance.opened()?;
+        let life = spool.life(id).await?;
+        let audit = blocking(move || ledger.about(&id.to_string(), MOST_RECORDS)).await?;
+        let life = match life {
+            Some(life) => MessageLife::new(id, life, audit),
+            None if audit.is_empty() => return Err(unknown(id)),
+            None => MessageLife::forgotten(id, audit),
+        };
+        Ok(Response::Message(Box::new(life)))
+    }
+
+    /// An act on one message.
+    async fn act_on(
+        &self,
+        actor: &str,
+        action: &str,
+        id: MessageId,
+        detail: Value,
+        work: impl Future<Output = Result<(), OperateError>> + Send,
+    ) -> Result<Response, Refusal> {
+        let done = Response::Acted { id, action: action.to_owned() };
+        let work = async { work.await.map(|()| done).map_err(Refusal::from) };
+        self.act(actor, action, &id.to_string(), detail, work).await
+    }
+
+    /// Records, acts (a future does nothing before it is awaited), and records where the act was refused.
+    async fn act(
+        &self,
+        actor: &str,
+        action: &str,
+        subject: &str,
+        detail: Value,
+        work: impl Future<Output = Result<Response, Refusal>> + Send,
+    ) -> Result<Response, Refusal> {
+        let ledger = self.appliance.opened()?.ledger;
+        record(&ledger, actor, action, subject, detail).await?;
+        let result = work.await;
+        if let Err(refusal) = &result {
+            let detail = json!({ "what": refusal.what });
+            record(&ledger, actor, &format!("{action}.refused"), subject, detail).await?;
+        }
+        result
+    }
+
+    /// The one act that a locked appliance knows. Its ledger is locked too, so the record follows when it opens; the
+    /// log has it at once.
+    async fn unlock(&self, actor: &str, words: Secret) -> Result<Response, Refusal> {
+        log::warn!("{actor} tries to unlock the appliance");
+        let result = self.appliance.unlock(words).await;
+        let outcome = match &result {
+            Ok(unlocked) if unlocked.resealed => "unlocked and sealed anew".to_owned(),
+            Ok(_) => "unlocked for this start only".to_owned(),
+            Err(refusal) => format!("refused: {}", refusal.what),
+        };
+        log::warn!("{actor}: {outcome}");
+        self.keep(actor, outcome);
+        // Unlocked is unlocked: a ledger that can't take the record is told, and does not lock the appliance again.
+        if let Err(refusal) = self.record_pending().await {
+            log::error!("attempts to unlock are not recorded yet: {refusal}");
+        }
+        result.map(Response::Unlocked)
+    }
+
+    fn keep(&self, actor: &str, outcome: String) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.records.len() < MOST_PENDING {
+            pending.records.push((Timestamp::now(), actor.to_owned(), outcome));
+        } else {
+            pending.dropped += 1;
+        }
+    }
+
+    /// Records what was tried while the ledger was locked, once it is open.
+    async fn record_pending(&self) -> Result<(), Refusal> {
+        let Ok(opened) = self.appliance.opened() else { return Ok(()) };
+        let taken = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        for (at, actor, outcome) in taken.records {
+            record(&opened.ledger, &actor, "keys.unlock", "", json!({ "at": at, "outcome": outcome })).await?;
+        }
+        if taken.dropped > 0 {
+            let detail = json!({ "outcome": "more attempts than were kept", "count": taken.dropped });
+            record(&opened.ledger, "postern", "keys.unlock", "", detail).await?;
+        }
+        Ok(())
+    }
+
+    async fn verify(&self) -> Result<Response, Refusal> {
+        let Opened { spool, ledger } = self.appliance.opened()?;
+        let ledger = blocking(move || ledger.verify()).await?;
+        let index: Vec<_> = spool.verify_index().await?.into_iter().map(Into::into).collect();
+        let set_aside = tokio::task::spawn_blocking(move || spool.set_aside()).await.map_err(stopped)?;
+        let set_aside: Vec<_> = set_aside
+            .map_err(|error| {
+                Refusal::new(Fault::Failed, format!("what was set aside can't be read: {error}"), "check the data disk")
+            })?
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        let good = ledger.tampering.is_none() && index.is_empty() && set_aside.is_empty();
+        Ok(Response::Audit(AuditReport { good, ledger, index, set_aside }))
+    }
+
+    async fn show_settings(&self) -> Result<Response, Refusal> {
+        let ledger = self.appliance.opened()?.ledger;
+        let (settings, revision) = self.appliance.settings();
+        let recorded = blocking(move || ledger.revision(revision)).await?.map(|revision| revision.info);
+        Ok(Response::Settings(SettingsReport { revision, recorded, toml: settings.to_toml() }))
+    }
+
+    async fn apply(&self, actor: &str, text: String) -> Result<Response, Refusal> {
+        let ledger = self.appliance.opened()?.ledger;
+        let _one_at_a_time = self.applying.lock().await;
+        let admitted = match settings::parse(&text) {
+            Ok(settings) => self.appliance.admit(&settings).await.map(|()| settings),
+            Err(problems) => Err(Refusal::settings(problems)),
+        };
+        let settings = match admitted {
+            Ok(settings) => settings,
+            Err(refusal) => {
+                let detail = json!({ "what": refusal.what });
+                record(&ledger, actor, "settings.apply.refused", "", detail).await?;
+                return Err(refusal);
+            }
+        };
+        let (in_force, revision) = self.appliance.settings();
+        let changes = settings::diff(&in_force, &settings);
+        let current = {
+            let ledger = ledger.clone();
+            blocking(move || ledger.revision(revision)).await?
+        };
+        if current.is_some_and(|current| current.toml == text) {
+            return Ok(Response::Applied(AppliedReport { revision, recorded: false, changes, after_restart: vec![] }));
+        }
+        let info = {
+            let (author, changes) = (actor.to_owned(), json!(changes));
+            blocking(move || ledger.commit_revision(&author, &text, &changes)).await?
+        };
+        let adopted = self.appliance.adopt(settings, info.n).await?;
+        Ok(Response::Applied(AppliedReport {
+            revision: info.n,
+            recorded: true,
+            changes,
+            after_restart: adopted.after_restart,
+        }))
+    }
+}
+
+/// A reason for a hold, as one line.
+fn reason(why: String) -> Result<String, Refusal> {
+    if why.trim().is_empty() || why.len() > LONGEST_REASON || why.chars().any(char::is_control) {
+        Err(Refusal::new(
+            Fault::BadRequest,
+            "the reason is empty, too long, or has control characters",
+            format!("write one line of at most {LONGEST_REASON} bytes"),
+        ))
+    } else {
+        Ok(why)
+    }
+}
+
+fn unknown(id: MessageId) -> Refusal {
+    Refusal::new(
+        Fault::NotFound,
+        format!("there is no message {id} in the queue"),
+        "`postern queue list` shows what is there; `postern message show ID` also what is done",
+    )
+}
+
+async fn record(ledger: &Ledger, actor: &str, action: &str, subject: &str, detail: Value) -> Result<(), Refusal> {
+    let (ledger, actor, action, subject) = (ledger.clone(), actor.to_owned(), action.to_owned(), subject.to_owned());
+    blocking(move || ledger.append(&actor, &action, &subject, &detail)).await.map(|_| ())
+}
+
+/// Runs what waits for the disk off the runtime's workers.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, Refusal> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(stopped)??)
+}
+
+fn stopped(error: tokio::task::JoinError) -> Refusal {
+    Refusal::new(
+        Fault::Failed,
+        format!("the request was broken off: {error}"),
+        "look at the daemon's log and try again",
+    )
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        Self::of(Fault::Failed, &error)
+    }
+}
+
+impl From<IndexError> for Refusal {
+    fn from(error: IndexError) -> Self {
+        Self::of(Fault::Failed, &error)
+    }
+}
+
+impl From<OperateError> for Refusal {
+    fn from(error: OperateError) -> Self {
+        let fault = match error {
+            OperateError::Unknown(_) => Fault::NotFound,
+            OperateError::Busy(_) | OperateError::Nothing(_) | OperateError::Confidential(_) => Fault::Refused,
+            OperateError::Disk(_) | OperateError::Index(_) | OperateError::Closed => Fault::Failed,
+        };
+        Self::of(fault, &error)
+    }
+}

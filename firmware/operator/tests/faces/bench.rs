@@ -1,0 +1,343 @@
+//! An appliance with a real spool and a real ledger behind a real socket, and the command line in front of it.
+
+use clap::Parser;
+use jiff::Timestamp;
+use ledger::{ChainKey, DatabaseKey, Ledger, LedgerKeys, Record};
+use mail::{
+    Action, Address, BodyType, Client, Destination, Envelope, Finding, MessageId, RecipientVerdict, RuleMatch, Verdict,
+};
+use operator::{
+    Adopted, Appliance, CloudState, Enrolment, Facts, Fault, KeyFacts, Locked, Opened, Operator, Refusal, Secret,
+    Unlocked,
+    cli::{self, Face, Streams},
+};
+use settings::Settings;
+use spool::{Acceptance, Config, Keys, Planned, Spool, disk::RealDisk};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use vault::{Epochs, Key};
+use zeroize::Zeroizing;
+
+pub const WORDS: &str = "planted words of the recovery key that nobody may find again";
+pub const CODE: &str = "planted-one-time-code";
+pub const SETTINGS: &str =
+    "host.name = 'postern.example.org'\nintake.networks = ['192.0.2.10']\nrelay.smarthost = 'mx.example.net:25'\n";
+
+/// The appliance as the daemon would implement it, with keys that need no TPM.
+pub struct Machine {
+    spool: Spool,
+    ledger: Ledger,
+    locked: AtomicBool,
+    confirmed: AtomicBool,
+    slow: Mutex<Duration>,
+    settings: Mutex<(Arc<Settings>, u64)>,
+    started: Timestamp,
+}
+
+impl Machine {
+    fn lock(&self) -> Option<Locked> {
+        self.locked.load(Ordering::SeqCst).then(|| {
+            Locked::of(
+                &"PCR 12 is not zero; start without the added command line, or enter the recovery key",
+                self.started,
+            )
+        })
+    }
+
+    fn checks(&self, words: &Secret) -> Result<(), Refusal> {
+        if words.expose() == WORDS {
+            Ok(())
+        } else {
+            Err(Refusal::new(
+                Fault::Refused,
+                "these are not the words of the recovery key",
+                "compare them with the paper",
+            ))
+        }
+    }
+}
+
+impl Appliance for Machine {
+    fn facts(&self) -> Facts {
+        Facts {
+            host: "postern.example.org".into(),
+            version: "0.1.0".into(),
+            development: true,
+            started: self.started,
+            listeners: vec!["127.0.0.1:25".parse().unwrap()],
+            sessions: 3,
+            accepted: 7,
+            refused: 2,
+            delivered: 5,
+            cloud: CloudState::NotEnrolled,
+            failing: vec![],
+            alarms: vec![],
+        }
+    }
+
+    fn keys(&self) -> KeyFacts {
+        KeyFacts {
+            locked: self.lock(),
+            tpm: Some("SWTPM 8217.4131".into()),
+            sealed: true,
+            recovery_confirmed: self.confirmed.load(Ordering::SeqCst),
+            identity: None,
+            epoch: Some(1),
+        }
+    }
+
+    fn opened(&self) -> Result<Opened, Locked> {
+        match self.lock() {
+            Some(locked) => Err(locked),
+            None => Ok(Opened { spool: self.spool.clone(), ledger: self.ledger.clone() }),
+        }
+    }
+
+    fn settings(&self) -> (Arc<Settings>, u64) {
+        self.settings.lock().unwrap().clone()
+    }
+
+    async fn unlock(&self, words: Secret) -> Result<Unlocked, Refusal> {
+        let slow = *self.slow.lock().unwrap();
+        tokio::time::sleep(slow).await;
+        self.checks(&words)?;
+        self.locked.store(false, Ordering::SeqCst);
+        Ok(Unlocked { resealed: true, enrol_again: false, advice: String::new() })
+    }
+
+    async fn show_recovery(&self) -> Result<Secret, Refusal> {
+        if self.confirmed.load(Ordering::SeqCst) {
+            return Err(Refusal::new(Fault::Refused, "the recovery key is confirmed", "read it from the paper"));
+        }
+        Ok(Secret::new(Zeroizing::new(WORDS.to_owned())))
+    }
+
+    async fn confirm_recovery(&self, words: Secret) -> Result<(), Refusal> {
+        self.checks(&words)?;
+        self.confirmed.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn enrol(&self, code: Secret) -> Result<Enrolment, Refusal> {
+        if code.expose() != CODE {
+            return Err(Refusal::new(Fault::Refused, "the service does not know this code", "ask for a new one"));
+        }
+        Ok(Enrolment { appliance: "box-1".into(), tenant: "Example Clinic".into(), valid_until: None })
+    }
+
+    async fn admit(&self, settings: &Settings) -> Result<(), Refusal> {
+        match &settings.relay.ca {
+            Some(ca) if !ca.exists() => {
+                Err(Refusal::new(Fault::Refused, format!("{} can't be read", ca.display()), "put the file there"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn adopt(&self, settings: Settings, revision: u64) -> Result<Adopted, Refusal> {
+        let before = std::mem::replace(&mut *self.settings.lock().unwrap(), (Arc::new(settings.clone()), revision)).0;
+        let moved = before.intake.listen != settings.intake.listen;
+        Ok(Adopted { after_restart: if moved { vec!["intake.listen".into()] } else { vec![] } })
+    }
+}
+
+pub struct Bench {
+    folder: TempDir,
+    pub appliance: Arc<Machine>,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: u8,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn good(self) -> String {
+        assert_eq!(self.status, 0, "{self:?}");
+        self.out
+    }
+
+    #[track_caller]
+    pub fn refused(self) -> String {
+        assert_eq!((self.status, self.out.as_str()), (1, ""), "{self:?}");
+        self.err
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+#[derive(Parser)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub face: Face,
+    #[command(subcommand)]
+    pub command: cli::Command,
+}
+
+/// Runs a command on these arguments and this input.
+pub fn run(arguments: &[&str], input: &str) -> Ran {
+    let Arguments { face, command } = Arguments::parse_from([&["postern"], arguments].concat());
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut streams = Streams { input: &mut input.as_bytes(), output: &mut out, errors: &mut err, interactive: false };
+    let status = cli::run_on(command, &face, &mut streams);
+    Ran { status, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+}
+
+impl Bench {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = LedgerKeys { db: DatabaseKey::from_bytes(&[1; 32]), mac: ChainKey::from_bytes(&[2; 32]) };
+        let ledger = Ledger::open(&folder.path().join("ledger.db"), keys).unwrap();
+        let epochs = Arc::new(Epochs::fixed(vec![(1, Key::from_bytes(Zeroizing::new([3; 32])))]));
+        let keys = Keys { epochs, index: Key::from_bytes(Zeroizing::new([4; 32])) };
+        let root = folder.path().join("spool");
+        std::fs::create_dir(&root).unwrap();
+        let config =
+            Config { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..Config::new(folder.path().join("queue.db")) };
+        let disk = Arc::new(RealDisk::open(&root).unwrap());
+        let (spool, _) = Spool::open(config, keys, disk).unwrap();
+        let appliance = Arc::new(Machine {
+            spool,
+            ledger,
+            locked: AtomicBool::new(false),
+            confirmed: AtomicBool::new(false),
+            slow: Mutex::new(Duration::ZERO),
+            settings: Mutex::new((Arc::new(settings::parse(SETTINGS).unwrap()), 0)),
+            started: Timestamp::now(),
+        });
+        let mut bench = Self { folder, appliance, stop: None, served: None };
+        let listener = operator::bind(&bench.socket()).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let operator = Arc::new(Operator::new(Arc::clone(&bench.appliance)));
+        bench.stop = Some(stop);
+        bench.served = Some(tokio::spawn(operator::serve(listener, operator, async {
+            let _ = stopped.await;
+        })));
+        bench
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("operator.sock")
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn lock(&self) {
+        self.appliance.locked.store(true, Ordering::SeqCst);
+    }
+
+    pub fn answer_slowly(&self, delay: Duration) {
+        *self.appliance.slow.lock().unwrap() = delay;
+    }
+
+    /// The daemon's stop.
+    pub async fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.served.take().unwrap().await.unwrap();
+    }
+
+    /// Asks this bench's daemon, on a thread of its own, as another process would.
+    pub async fn ask(&self, arguments: &[&str], input: &str) -> Ran {
+        let socket = self.socket();
+        let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        all.extend(["--socket".to_owned(), socket.to_str().unwrap().to_owned()]);
+        let input = input.to_owned();
+        let asked = move || run(&all.iter().map(String::as_str).collect::<Vec<_>>(), &input);
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    }
+
+    pub fn spool(&self) -> &Spool {
+        &self.appliance.spool
+    }
+
+    pub fn records(&self) -> Vec<Record> {
+        self.appliance.ledger.records(0, 1000).unwrap()
+    }
+
+    /// Actions and subjects of the audit chain.
+    pub fn recorded(&self) -> Vec<(String, String)> {
+        self.records().into_iter().map(|record| (record.action, record.subject)).collect()
+    }
+
+    /// A message to two recipients, one by SMTP and one confidential.
+    pub async fn accept(&self) -> MessageId {
+        let id = MessageId::generate();
+        let mut staging = self.spool().stage(id).unwrap();
+        staging.write(b"Subject: planted-content\r\n\r\nplanted-content\r\n").unwrap();
+        let staged = staging.finish().unwrap();
+        let acceptance = Acceptance {
+            envelope: envelope(id),
+            verdict: verdict(),
+            prefix: b"Received: by postern\r\n".to_vec(),
+            deliveries: vec![
+                Planned { destination: Destination::Smarthost, recipients: vec![0], held: None },
+                Planned { destination: Destination::Cloud, recipients: vec![1], held: None },
+            ],
+            settings_revision: 3,
+        };
+        self.spool().commit(staged, acceptance).await.unwrap();
+        id
+    }
+}
+
+fn envelope(id: MessageId) -> Envelope {
+    Envelope {
+        id,
+        sender: "doctor@clinic.example".parse().unwrap(),
+        recipients: vec!["friend@example.net".parse::<Address>().unwrap(), "patient@example.com".parse().unwrap()],
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        client: Client {
+            ip: "192.0.2.10".parse().unwrap(),
+            helo: "mail.clinic.example".into(),
+            esmtp: true,
+            tls: None,
+        },
+        received: Timestamp::now(),
+    }
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        recipients: vec![
+            RecipientVerdict { action: Action::Relay, rule: None },
+            RecipientVerdict { action: Action::Secure, rule: Some("Patients".into()) },
+        ],
+        matches: vec![RuleMatch {
+            rule: "Patients".into(),
+            action: Some(Action::Secure),
+            because: "us_ssn ≥ 1".into(),
+            recipients: vec![1],
+        }],
+        findings: vec![Finding {
+            detector: "us_ssn".into(),
+            part: "1".into(),
+            offset: 0,
+            length: 11,
+            score: 0.85,
+            sample: "***-**-1123".into(),
+        }],
+        ..Verdict::default()
+    }
+}

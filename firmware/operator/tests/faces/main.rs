@@ -1,0 +1,8 @@
+//! The faces of the operator, against a real spool, a real ledger and a real socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+
+mod bench;
+mod conversation;
+mod offline;
+mod operating;
