@@ -41,6 +41,7 @@ pub(crate) async fn serve<A: Acceptor>(shared: Arc<Shared<A>>, mut socket: TcpSt
         command_since: opened,
         commands: 0,
         drain_told: false,
+        refused: false,
     };
     let result = connection.run(&mut socket, server, actions).await;
     let result = match result {
@@ -92,6 +93,8 @@ struct Connection<A: Acceptor> {
     command_since: Instant,
     commands: u64,
     drain_told: bool,
+    /// Whether a refusal was already logged.
+    refused: bool,
 }
 
 /// What came of waiting for the client.
@@ -153,7 +156,10 @@ impl<A: Acceptor> Connection<A> {
                         }
                     }
                     Action::Refused { verb, reply } => {
-                        log::info!(client:% = self.peer.ip, command = verb, reply:% = reply; "refused");
+                        // One line a session: trying addresses must not become a flood of log lines.
+                        let level = if self.refused { log::Level::Debug } else { log::Level::Info };
+                        self.refused = true;
+                        log::log!(level, client:% = self.peer.ip, command = verb, reply:% = reply; "refused");
                     }
                     Action::StartTls => {
                         self.flush(stream).await?;

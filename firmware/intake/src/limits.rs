@@ -44,10 +44,14 @@ impl Default for Timeouts {
     }
 }
 
+/// Clients outside the listed networks reach the postmaster only; they may not take the places of those who hand in
+/// mail. They get one in so many of all places, and at least one.
+const STRANGERS_SHARE: usize = 4;
+
 /// Why there is no place for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// As many sessions as are allowed.
+    /// As many sessions as are allowed, or as many as are left to strangers.
     All,
     /// As many as one client may have.
     Client,
@@ -64,6 +68,7 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
+    strangers: usize,
     by_client: HashMap<IpAddr, usize>,
 }
 
@@ -72,11 +77,12 @@ impl Places {
         Arc::new(Self { max, max_per_client, taken: Mutex::default() })
     }
 
-    /// Takes a place for a session of this client.
-    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Result<Place, Full> {
+    /// Takes a place for a session of this client; `listed`: it is in a listed network.
+    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr, listed: bool) -> Result<Place, Full> {
         let client = client(ip);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.all >= self.max {
+        let strangers = (self.max / STRANGERS_SHARE).max(1);
+        if taken.all >= self.max || (!listed && taken.strangers >= strangers) {
             return Err(Full::All);
         }
         let mine = taken.by_client.entry(client).or_default();
@@ -85,7 +91,8 @@ impl Places {
         }
         *mine += 1;
         taken.all += 1;
-        Ok(Place { places: Arc::clone(self), client })
+        taken.strangers += usize::from(!listed);
+        Ok(Place { places: Arc::clone(self), client, listed })
     }
 }
 
@@ -94,12 +101,14 @@ impl Places {
 pub(crate) struct Place {
     places: Arc<Places>,
     client: IpAddr,
+    listed: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all = taken.all.saturating_sub(1);
+        taken.strangers = taken.strangers.saturating_sub(usize::from(!self.listed));
         if let Some(mine) = taken.by_client.get_mut(&self.client) {
             *mine = mine.saturating_sub(1);
             if *mine == 0 {
@@ -128,13 +137,13 @@ mod tests {
     #[test]
     fn places_are_given_back_and_the_table_does_not_grow() {
         let places = Places::new(3, 2);
-        let first = places.take(ip("192.0.2.1")).unwrap();
-        let second = places.take(ip("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(places.take(ip("192.0.2.1")).unwrap_err(), Full::Client);
-        let third = places.take(ip("192.0.2.2")).unwrap();
-        assert_eq!(places.take(ip("192.0.2.3")).unwrap_err(), Full::All);
+        let first = places.take(ip("192.0.2.1"), true).unwrap();
+        let second = places.take(ip("::ffff:192.0.2.1"), true).unwrap();
+        assert_eq!(places.take(ip("192.0.2.1"), true).unwrap_err(), Full::Client);
+        let third = places.take(ip("192.0.2.2"), true).unwrap();
+        assert_eq!(places.take(ip("192.0.2.3"), true).unwrap_err(), Full::All);
         drop(first);
-        assert!(places.take(ip("192.0.2.1")).is_ok());
+        assert!(places.take(ip("192.0.2.1"), true).is_ok());
         drop((second, third));
         assert!(places.taken.lock().unwrap().by_client.is_empty());
     }
@@ -142,8 +151,18 @@ mod tests {
     #[test]
     fn one_ipv6_host_cannot_pose_as_many_clients() {
         let places = Places::new(10, 1);
-        let _held = places.take(ip("2001:db8::1")).unwrap();
-        assert_eq!(places.take(ip("2001:db8::2")).unwrap_err(), Full::Client);
-        assert!(places.take(ip("2001:db8:0:1::2")).is_ok());
+        let _held = places.take(ip("2001:db8::1"), true).unwrap();
+        assert_eq!(places.take(ip("2001:db8::2"), true).unwrap_err(), Full::Client);
+        assert!(places.take(ip("2001:db8:0:1::2"), true).is_ok());
+    }
+
+    #[test]
+    fn strangers_leave_room_for_those_who_hand_in_mail() {
+        let places = Places::new(8, 8);
+        let strangers: Vec<Place> = ["192.0.2.1", "192.0.2.2"].map(|at| places.take(ip(at), false).unwrap()).into();
+        assert_eq!(places.take(ip("192.0.2.3"), false).unwrap_err(), Full::All);
+        assert!(places.take(ip("192.0.2.3"), true).is_ok());
+        drop(strangers);
+        assert!(places.take(ip("192.0.2.3"), false).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use mail::{Domain, Reply};
 use session::Peer;
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
@@ -110,7 +110,8 @@ impl<A: Acceptor> Intake<A> {
             tokio::spawn(accept(listener, Arc::clone(&shared), alive.clone()));
         }
         drop(alive);
-        let _sender_gone = shutdown.wait_for(|stop| *stop).await;
+        // A sender that is gone says stop too. What is returned borrows the channel and must not live on.
+        drop(shutdown.wait_for(|stop| *stop).await);
         log::info!("intake stops; messages under way may finish");
         set_phase.send_replace(Phase::Draining);
         if timeout(self.timeouts.drain, ended.recv()).await.is_err() {
@@ -133,17 +134,21 @@ async fn accept<A: Acceptor>(listener: TcpListener, shared: Arc<Shared<A>>, aliv
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, from)) => match shared.places.take(from.ip()) {
-                Ok(place) => start(&shared, socket, from, place, alive.clone()),
-                Err(full) => {
-                    let reply = match full {
-                        Full::All => session::too_many_sessions(),
-                        Full::Client => session::refused_at_connect(),
-                    };
-                    warned.warn(|| log::warn!(client:% = from.ip(), reply:% = reply; "connection refused"));
-                    refuse(&socket, &reply);
+            Ok((socket, from)) => {
+                let ip = from.ip().to_canonical();
+                let listed = shared.networks.iter().any(|network| network.contains(ip));
+                match shared.places.take(ip, listed) {
+                    Ok(place) => start(&shared, socket, Peer { ip, listed }, place, alive.clone()),
+                    Err(full) => {
+                        let reply = match full {
+                            Full::All => session::too_many_sessions(),
+                            Full::Client => session::refused_at_connect(),
+                        };
+                        warned.warn(|| log::warn!(client:% = ip, reply:% = reply; "connection refused"));
+                        refuse(&socket, &reply);
+                    }
                 }
-            },
+            }
             Err(error) => {
                 warned.warn(|| log::warn!(error:% = error; "no connection can be accepted; trying again"));
                 sleep(ACCEPT_PAUSE).await;
@@ -155,13 +160,11 @@ async fn accept<A: Acceptor>(listener: TcpListener, shared: Arc<Shared<A>>, aliv
 fn start<A: Acceptor>(
     shared: &Arc<Shared<A>>,
     socket: TcpStream,
-    from: SocketAddr,
+    peer: Peer,
     place: Place,
     alive: mpsc::Sender<Infallible>,
 ) {
-    let ip = from.ip().to_canonical();
-    let listed = shared.networks.iter().any(|network| network.contains(ip));
-    let session = connection::serve(Arc::clone(shared), socket, Peer { ip, listed }, place);
+    let session = connection::serve(Arc::clone(shared), socket, peer, place);
     tokio::spawn(async move {
         session.await;
         drop(alive);
