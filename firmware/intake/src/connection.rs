@@ -11,7 +11,7 @@ use crate::{
     listener::{Phase, Shared},
 };
 use bytes::{Bytes, BytesMut};
-use mail::{Envelope, MessageId, Reply};
+use mail::{EnhancedCode, Envelope, MessageId, Reply};
 use session::{Action, Input, Peer, Server, Waiting};
 use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{
@@ -150,10 +150,7 @@ impl<A: Acceptor> Connection<A> {
                     Action::Abandon => self.abandon(),
                     Action::Commit(envelope) => {
                         self.flush(stream).await?;
-                        match self.finish(*envelope).await {
-                            Some(result) => answer = Some(Input::Committed(result)),
-                            None => return Ok(End::Closed),
-                        }
+                        answer = Some(Input::Committed(self.finish(*envelope).await));
                     }
                     Action::Refused { verb, reply } => {
                         // One line a session: trying addresses must not become a flood of log lines.
@@ -221,29 +218,22 @@ impl<A: Acceptor> Connection<A> {
         if self.buffer.capacity() - self.buffer.len() < READ / 4 {
             self.buffer.reserve(READ);
         }
-        loop {
-            let read = timeout_at(deadline, stream.read_buf(&mut self.buffer));
-            tokio::select! {
-                biased;
-                read = read => return match read {
-                    Err(_) => Ok(Event::TooSlow),
-                    Ok(Ok(0)) => Ok(Event::Gone),
-                    Ok(Ok(octets)) => {
-                        if let Some(message) = &mut self.message {
-                            message.came += octets as u64;
-                        }
-                        Ok(Event::Octets(self.buffer.split().freeze()))
+        tokio::select! {
+            biased;
+            read = timeout_at(deadline, stream.read_buf(&mut self.buffer)) => match read {
+                Err(_) => Ok(Event::TooSlow),
+                Ok(Ok(0)) => Ok(Event::Gone),
+                Ok(Ok(octets)) => {
+                    if let Some(message) = &mut self.message {
+                        message.came += octets as u64;
                     }
-                    Ok(Err(error)) => Err(error),
-                },
-                phase = stopping(&mut self.phase, self.drain_told) => match phase {
-                    Phase::Draining => {
-                        self.drain_told = true;
-                        return Ok(Event::Drain);
-                    }
-                    Phase::Cut => return Ok(Event::Gone),
-                    Phase::Running => {}
-                },
+                    Ok(Event::Octets(self.buffer.split().freeze()))
+                }
+                Ok(Err(error)) => Err(error),
+            },
+            () = draining(&mut self.phase, self.drain_told) => {
+                self.drain_told = true;
+                Ok(Event::Drain)
             }
         }
     }
@@ -277,32 +267,26 @@ impl<A: Acceptor> Connection<A> {
         }
     }
 
-    /// `None` when there is nothing to finish, or the stop was so long ago that nobody may wait any longer.
-    async fn finish(&mut self, envelope: Envelope) -> Option<Result<(A::Receipt, MessageId), Reply>> {
-        let message = self.message.take()?;
-        let staging = match message.staging {
-            Staging::Held(staging) => staging,
-            Staging::Failed(reply) => return Some(Err(reply)),
-            Staging::Abandoned => return None,
+    async fn finish(&mut self, envelope: Envelope) -> Result<(A::Receipt, MessageId), Reply> {
+        let message = self.message.take();
+        let octets = message.as_ref().map_or(0, |message| message.octets);
+        let staging = match message.map(|message| message.staging) {
+            Some(Staging::Held(staging)) => staging,
+            Some(Staging::Failed(reply)) => return Err(reply),
+            // The session commits only what it began and did not abandon.
+            Some(Staging::Abandoned) | None => return Err(Reply::new(451, EnhancedCode(4, 3, 0), "local error")),
         };
         let ip = self.peer.ip;
         let tls = envelope.client.tls.is_some();
         let sender = log::log_enabled!(log::Level::Info)
             .then(|| envelope.sender.address().map_or_else(|| "<>".to_owned(), mail::Address::masked));
         let recipients = envelope.recipients.len();
-        let finish = self.shared.acceptor.finish(staging, envelope);
-        let mut phase = self.phase.clone();
-        let result = tokio::select! {
-            biased;
-            result = finish => result,
-            () = cut(&mut phase) => return None,
-        };
+        let result = self.shared.acceptor.finish(staging, envelope).await;
         if let Ok((_, id)) = &result {
-            let octets = message.octets;
             let sender = sender.unwrap_or_default();
             log::info!(id:% = id, client:% = ip, sender, recipients, octets, tls; "accepted");
         }
-        Some(result)
+        result
     }
 }
 
@@ -310,19 +294,13 @@ fn may_block_in_place() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
-/// The next phase that the connection must know of.
-async fn stopping(phase: &mut watch::Receiver<Phase>, drain_told: bool) -> Phase {
-    let wanted = |phase: &Phase| match phase {
-        Phase::Running => false,
-        Phase::Draining => !drain_told,
-        Phase::Cut => true,
-    };
-    // The sender lives as long as the service; without it there is nothing left to serve.
-    phase.wait_for(wanted).await.map_or(Phase::Cut, |phase| *phase)
-}
-
-async fn cut(phase: &mut watch::Receiver<Phase>) {
-    let _ended = phase.wait_for(|phase| *phase == Phase::Cut).await;
+/// Returns when the service begins to stop; never, once that is known.
+async fn draining(phase: &mut watch::Receiver<Phase>, told: bool) {
+    if told {
+        std::future::pending::<()>().await;
+    }
+    // Without its sender the service is gone, which is a stop too.
+    let _sender_gone = phase.wait_for(|phase| *phase != Phase::Running).await;
 }
 
 async fn within(bound: Duration, what: impl Future<Output = io::Result<()>>) -> io::Result<()> {

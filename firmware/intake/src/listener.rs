@@ -165,8 +165,14 @@ fn start<A: Acceptor>(
     alive: mpsc::Sender<Infallible>,
 ) {
     let session = connection::serve(Arc::clone(shared), socket, peer, place);
+    let mut phase = shared.phase.clone();
     tokio::spawn(async move {
-        session.await;
+        // Wherever a session is then, in a handshake, a write or a commit: it ends, and its client has no 250.
+        tokio::select! {
+            biased;
+            () = session => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+        }
         drop(alive);
     });
 }

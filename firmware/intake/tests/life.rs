@@ -233,10 +233,15 @@ fn a_stop_does_not_wait_for_ever() {
     let mut committing = Client::connect(rig.address);
     committing.begin();
     committing.send("x\r\n.\r\n");
+    let mut handshaking = Client::connect(rig.address);
+    handshaking.send("EHLO a\r\nSTARTTLS\r\n");
+    handshaking.expect("250 ");
+    handshaking.expect("220 ");
     let start = Instant::now();
     rig.stop();
     assert!(start.elapsed() >= Duration::from_millis(450) && start.elapsed() < Duration::from_secs(5));
-    stuck.expect_closed();
-    committing.expect_closed();
+    for client in [&mut stuck, &mut committing, &mut handshaking] {
+        client.expect_closed();
+    }
     assert_eq!(rig.count(), 0);
 }

@@ -12,6 +12,7 @@ pub mod client;
 mod command;
 mod data;
 mod header;
+mod interface;
 mod line;
 mod path;
 mod received;
@@ -20,6 +21,7 @@ mod server;
 mod transaction;
 
 pub use data::{EndOfData, Flaw};
+pub use interface::{Action, Config, Input, Peer, Waiting};
 pub use received::received_header;
 pub use reply::{refused_at_connect, too_many_sessions};
-pub use server::{Action, Config, Input, Peer, Server, Waiting};
+pub use server::Server;
