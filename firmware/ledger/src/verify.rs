@@ -126,7 +126,7 @@ pub enum Tampering {
 }
 
 impl Ledger {
-    /// Checks every record, the head and all settings revisions. Takes about a second for a million records; appending
+    /// Checks every record, the head and all settings revisions. Takes some four seconds for a million records; appending
     /// goes on meanwhile.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ use ledger::{Ledger, LedgerError};
 use mail::MessageId;
 use serde_json::{Value, json};
 use spool::{Filter, IndexError, OperateError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Attempts to unlock that are kept in memory until the ledger opens. Beyond it they are counted only: whoever can
 /// reach the socket is root, and could fill memory with them.
@@ -38,8 +41,14 @@ pub struct Operator<A> {
 /// What was tried while the ledger was locked; it was logged too.
 #[derive(Default)]
 struct Pending {
-    records: Vec<(Timestamp, String, String)>,
+    records: VecDeque<(Timestamp, String, String)>,
     dropped: u64,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.dropped == 0
+    }
 }
 
 impl<A: Appliance> Operator<A> {
@@ -164,6 +173,7 @@ impl<A: Appliance> Operator<A> {
         work: impl Future<Output = Result<Response, Refusal>> + Send,
     ) -> Result<Response, Refusal> {
         let ledger = self.appliance.opened()?.ledger;
+        self.record_pending().await?;
         record(&ledger, actor, action, subject, detail).await?;
         let result = work.await;
         if let Err(refusal) = &result {
@@ -185,34 +195,48 @@ impl<A: Appliance> Operator<A> {
         };
         log::warn!("{actor}: {outcome}");
         self.keep(actor, outcome);
-        // Unlocked is unlocked: a ledger that can't take the record is told, and does not lock the appliance again.
+        // Unlocked is unlocked: a ledger that can't take the record is told, and does not lock the appliance again. The
+        // next act tries once more.
         if let Err(refusal) = self.record_pending().await {
-            log::error!("attempts to unlock are not recorded yet: {refusal}");
+            log::error!("attempts to unlock are not recorded yet: {}", refusal.what);
         }
         result.map(Response::Unlocked)
     }
 
     fn keep(&self, actor: &str, outcome: String) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending();
         if pending.records.len() < MOST_PENDING {
-            pending.records.push((Timestamp::now(), actor.to_owned(), outcome));
+            pending.records.push_back((Timestamp::now(), actor.to_owned(), outcome));
         } else {
             pending.dropped += 1;
         }
     }
 
-    /// Records what was tried while the ledger was locked, once it is open.
+    /// Records what was tried while the ledger was locked, once it is open. What can't be recorded is kept.
     async fn record_pending(&self) -> Result<(), Refusal> {
-        let Ok(opened) = self.appliance.opened() else { return Ok(()) };
-        let taken = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        for (at, actor, outcome) in taken.records {
-            record(&opened.ledger, &actor, "keys.unlock", "", json!({ "at": at, "outcome": outcome })).await?;
+        if self.pending().is_empty() {
+            return Ok(());
         }
-        if taken.dropped > 0 {
-            let detail = json!({ "outcome": "more attempts than were kept", "count": taken.dropped });
-            record(&opened.ledger, "postern", "keys.unlock", "", detail).await?;
+        let Ok(Opened { ledger, .. }) = self.appliance.opened() else { return Ok(()) };
+        loop {
+            let Some((at, actor, outcome)) = self.pending().records.pop_front() else { break };
+            let detail = json!({ "at": at, "outcome": outcome });
+            if let Err(refusal) = record(&ledger, &actor, "keys.unlock", "", detail).await {
+                self.pending().records.push_front((at, actor, outcome));
+                return Err(refusal);
+            }
+        }
+        let dropped = std::mem::take(&mut self.pending().dropped);
+        if dropped > 0 {
+            let detail = json!({ "outcome": "more attempts than were kept", "count": dropped });
+            record(&ledger, "postern", "keys.unlock", "", detail).await?;
         }
         Ok(())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // Each change of it is one call, so a panic elsewhere leaves it whole.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn verify(&self) -> Result<Response, Refusal> {
@@ -241,6 +265,7 @@ impl<A: Appliance> Operator<A> {
     async fn apply(&self, actor: &str, text: String) -> Result<Response, Refusal> {
         let ledger = self.appliance.opened()?.ledger;
         let _one_at_a_time = self.applying.lock().await;
+        self.record_pending().await?;
         let admitted = match settings::parse(&text) {
             Ok(settings) => self.appliance.admit(&settings).await.map(|()| settings),
             Err(problems) => Err(Refusal::settings(problems)),
@@ -263,10 +288,17 @@ impl<A: Appliance> Operator<A> {
             return Ok(Response::Applied(AppliedReport { revision, recorded: false, changes, after_restart: vec![] }));
         }
         let info = {
-            let (author, changes) = (actor.to_owned(), json!(changes));
+            let (ledger, author, changes) = (ledger.clone(), actor.to_owned(), json!(changes));
             blocking(move || ledger.commit_revision(&author, &text, &changes)).await?
         };
-        let adopted = self.appliance.adopt(settings, info.n).await?;
+        let adopted = match self.appliance.adopt(settings, info.n).await {
+            Ok(adopted) => adopted,
+            Err(refusal) => {
+                let (subject, detail) = (format!("revision {}", info.n), json!({ "what": refusal.what }));
+                record(&ledger, actor, "settings.adopt.refused", &subject, detail).await?;
+                return Err(refusal);
+            }
+        };
         Ok(Response::Applied(AppliedReport {
             revision: info.n,
             recorded: true,

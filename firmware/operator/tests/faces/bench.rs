@@ -247,6 +247,11 @@ impl Bench {
         self.appliance.locked.store(true, Ordering::SeqCst);
     }
 
+    /// As when the TPM answers again.
+    pub fn open_by_itself(&self) {
+        self.appliance.locked.store(false, Ordering::SeqCst);
+    }
+
     pub fn answer_slowly(&self, delay: Duration) {
         *self.appliance.slow.lock().unwrap() = delay;
     }

@@ -171,6 +171,22 @@ async fn the_recovery_key_unlocks_and_every_attempt_is_recorded_once_the_ledger_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_made_while_locked_are_recorded_also_when_it_opens_by_itself() {
+    let bench = Bench::start();
+    bench.lock();
+    for _ in 0..70 {
+        bench.ask(&["keys", "unlock"], "wrong words").await.refused();
+    }
+    bench.open_by_itself();
+    bench.ask(&["keys", "recovery", "show"], "").await.good();
+    let records = bench.records();
+    let attempts = records.iter().filter(|r| r.detail["outcome"].as_str().is_some_and(|o| o.starts_with("refused")));
+    assert_eq!(attempts.count(), 64, "a bounded number is kept");
+    let counted = records.iter().find(|record| record.detail["count"] == 6);
+    assert_eq!(counted.map(|record| record.seq), Some(65), "the rest is counted, before the next act");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_recovery_key_is_shown_until_it_is_confirmed() {
     let bench = Bench::start();
     let shown = bench.ask(&["keys", "recovery", "show"], "").await.good();
