@@ -1,5 +1,7 @@
 //! The sink against real clients and against the faults that it is to play.
 
+#![allow(clippy::unwrap_used, reason = "a sink that fails ends the test")]
+
 use lab::sink::{Fault, Sink, SinkConfig, transcript_of};
 use std::{
     io::{BufRead, BufReader, Read, Write},
