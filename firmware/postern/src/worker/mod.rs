@@ -1,0 +1,19 @@
+//! Worker processes: where attachments and large messages are taken apart.
+//!
+//! Job: run [`policy::Job`]s in processes of this same binary that can do nothing but compute, so that a parser which
+//! fails, loops or is taken over harms one message only (threat 17). Place: beside `policy.judge`, which asks for a worker
+//! whenever it meets a format that is not text. Invariants: octets reach a worker through its socket pair only, never a
+//! disk; a worker that failed is replaced, never reused; three deaths of one job end it. A crash of the daemon takes its
+//! workers along; nothing is left behind.
+//!
+//! ```text
+//! judge ─▶ Pool::run ─▶ socket pair ─▶ `postern worker`: sandbox, then Setup │ job, octets ─▶ Runner ─▶ reply
+//! ```
+
+mod pool;
+mod process;
+mod protocol;
+mod sandbox;
+
+pub use pool::Pool;
+pub use process::main;
