@@ -41,10 +41,10 @@ pub trait Appliance: Send + Sync + 'static {
     /// [`crate::Fault::Refused`] for wrong words, [`crate::Fault::Failed`] when the TPM or the key store would not.
     fn unlock(&self, words: Secret) -> impl Future<Output = Result<Unlocked, Refusal>> + Send;
 
-    /// The recovery key's words, as long as nobody has confirmed them.
+    /// The recovery key's words; they are shown once.
     ///
     /// # Errors
-    /// [`crate::Fault::Refused`] once they are confirmed: they are shown no more.
+    /// [`crate::Fault::Refused`] once they were shown.
     fn show_recovery(&self) -> impl Future<Output = Result<Secret, Refusal>> + Send;
 
     /// Takes the words back from the operator and marks the recovery key as kept.

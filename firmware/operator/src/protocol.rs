@@ -88,7 +88,7 @@ pub enum Request {
         /// The recovery key.
         words: Secret,
     },
-    /// The recovery key's words, as long as they are not confirmed.
+    /// The recovery key's words; given once.
     RecoveryShow,
     /// The recovery key, given back.
     RecoveryConfirm {

@@ -157,9 +157,9 @@ pub enum Keys {
 /// `postern keys recovery`
 #[derive(Clone, Debug, Subcommand)]
 pub enum Recovery {
-    /// Show the words, as long as they are not confirmed
+    /// Show the words, once and never again
     Show,
-    /// Give the words back, from standard input; afterwards they are shown no more
+    /// Give the words back, from standard input, as they stand on the paper
     Confirm,
 }
 

@@ -56,7 +56,7 @@ pub(super) fn text_of(response: &Response) -> String {
         Response::Keys(facts) => keys(facts),
         Response::Unlocked(done) => unlocked(done),
         Response::Recovery { words } => recovery(words.expose()),
-        Response::RecoveryConfirmed => "the recovery key is confirmed and will not be shown again\n".to_owned(),
+        Response::RecoveryConfirmed => "the recovery key is confirmed\n".to_owned(),
         Response::Enrolled(enrolment) => format!("enrolled: {}\n", enrolled(enrolment)),
         Response::Audit(report) => audit(report),
         Response::Settings(report) => settings(report),
@@ -130,7 +130,7 @@ fn status(report: &StatusReport) -> String {
         alarm(
             &mut out,
             "nobody has confirmed the recovery key; without it this appliance's mail is lost with its TPM",
-            "`postern keys recovery show`, write it down, then `postern keys recovery confirm`",
+            "`postern keys recovery show` shows it once; write it down, then `postern keys recovery confirm`",
         );
     }
     out
@@ -271,8 +271,8 @@ fn recovery(words: &str) -> String {
     let words: Vec<&str> = words.split_whitespace().collect();
     let rows: String = words.chunks(6).map(|row| format!("  {}\n", row.join(" "))).collect();
     format!(
-        "{rows}\nWrite the words down on paper, keep it away from this machine, then confirm them with\n`postern keys \
-         recovery confirm`; afterwards they are not shown again.\n"
+        "{rows}\nThey are not shown again. Write them down on paper now, keep it away from this machine, then give them back \
+         with\n`postern keys recovery confirm`.\n"
     )
 }
 

@@ -36,6 +36,7 @@ pub struct Machine {
     spool: Spool,
     ledger: Ledger,
     locked: AtomicBool,
+    shown: AtomicBool,
     confirmed: AtomicBool,
     slow: Mutex<Duration>,
     settings: Mutex<(Arc<Settings>, u64)>,
@@ -114,8 +115,8 @@ impl Appliance for Machine {
     }
 
     async fn show_recovery(&self) -> Result<Secret, Refusal> {
-        if self.confirmed.load(Ordering::SeqCst) {
-            return Err(Refusal::new(Fault::Refused, "the recovery key is confirmed", "read it from the paper"));
+        if self.shown.swap(true, Ordering::SeqCst) {
+            return Err(Refusal::new(Fault::Refused, "the recovery key was shown already", "read it from the paper"));
         }
         Ok(Secret::new(Zeroizing::new(WORDS.to_owned())))
     }
@@ -217,6 +218,7 @@ impl Bench {
             spool,
             ledger,
             locked: AtomicBool::new(false),
+            shown: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             slow: Mutex::new(Duration::ZERO),
             settings: Mutex::new((Arc::new(settings::parse(SETTINGS).unwrap()), 0)),

@@ -187,7 +187,7 @@ async fn attempts_made_while_locked_are_recorded_also_when_it_opens_by_itself() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_recovery_key_is_shown_until_it_is_confirmed() {
+async fn the_recovery_key_is_shown_once_and_asked_back() {
     let bench = Bench::start();
     let shown = bench.ask(&["keys", "recovery", "show"], "").await.good();
     assert!(shown.starts_with("  planted words of the recovery key\n"), "six a line: {shown}");
