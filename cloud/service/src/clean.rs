@@ -148,6 +148,7 @@ mod tests {
             end: 0,
             length: 0,
             content_id: Some("logo@x".into()),
+            inline: true,
         };
         let (clean, blocked) = clean(html, "ref", &[picture]);
         (clean.0, blocked)

@@ -15,7 +15,7 @@ pub fn notified(id: &str, group: u32, tenant: &str) {
 
 /// The notice for one recipient will not be sent any more.
 pub fn notice_failed(id: &str, group: u32, tenant: &str, status: &str) {
-    log::error!("event=notice_failed id={id} group={group} tenant={tenant} status={status}");
+    log::error!("event=notice_failed id={id} group={group} tenant={tenant} status=\"{status}\"");
 }
 
 /// A recipient opened the message for the first time.

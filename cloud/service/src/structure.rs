@@ -5,6 +5,7 @@
 //! offsets lie within the message; names are safe to show and to save under. A crash leaves nothing, or a row without a
 //! structure, which is made again.
 
+use crate::clean::is_picture_type;
 use mail_parser::{Addr, Encoding, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,9 @@ pub struct Attachment {
     pub length: u64,
     /// Content-ID without brackets.
     pub content_id: Option<String>,
+    /// Whether the HTML shows it in its place, so that it need not be listed.
+    #[serde(default)]
+    pub inline: bool,
 }
 
 impl Structure {
@@ -109,7 +113,10 @@ impl Structure {
             }
         }
         for part in message.attachments.iter().filter_map(|id| part(&message, *id)).take(MOST_ATTACHMENTS) {
-            attachments.push(attachment(part, attachments.len()));
+            let mut attachment = attachment(part, attachments.len());
+            attachment.inline = is_picture_type(&attachment.media_type)
+                && attachment.content_id.as_ref().is_some_and(|id| shows(&message, shown, id));
+            attachments.push(attachment);
         }
         let shown_all = message.attachments.len() <= MOST_ATTACHMENTS;
         if !shown_all || (bodies.is_empty() && attachments.is_empty()) {
@@ -135,9 +142,19 @@ impl Structure {
             end: length,
             length,
             content_id: None,
+            inline: false,
         };
         Self { attachments: vec![whole], ..Self::default() }
     }
+}
+
+/// Whether the HTML among these parts shows the picture with this Content-ID.
+fn shows(message: &Message<'_>, parts: &[u32], content_id: &str) -> bool {
+    let mut html = parts.iter().filter_map(|id| part(message, *id)).filter_map(|part| match &part.body {
+        PartType::Html(html) => Some(html),
+        _ => None,
+    });
+    html.any(|html| html.contains(&format!("cid:{content_id}")))
 }
 
 fn part<'a, 'x>(message: &'a Message<'x>, id: u32) -> Option<&'a MessagePart<'x>> {
@@ -185,6 +202,7 @@ fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
         end: part.offset_end.max(part.offset_body).into(),
         length,
         content_id: part.content_id().map(|id| id.trim_matches(['<', '>']).to_owned()),
+        inline: false,
     }
 }
 
@@ -281,6 +299,18 @@ mod tests {
         assert_eq!(names[1].0, "Inner.eml");
         let pdf = &structure.attachments[0];
         assert_eq!(MIXED.as_bytes()[pdf.start as usize..pdf.end as usize].trim_ascii(), b"SGVsbG8=");
+    }
+
+    #[test]
+    fn a_picture_counts_as_shown_only_where_the_html_names_it() {
+        for (html, inline) in [("<img src=\"cid:logo@x\">", true), ("<p>none</p>", false)] {
+            let octets = format!(
+                "Content-Type: multipart/related; boundary=x\r\n\r\n--x\r\nContent-Type: text/html\r\n\r\n{html}\r\n--x\r\n\
+                 Content-Type: image/png\r\nContent-ID: <logo@x>\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAA\r\n--x--\r\n"
+            );
+            let structure = Structure::parse(octets.as_bytes());
+            assert_eq!(structure.attachments[0].inline, inline, "{html}");
+        }
     }
 
     #[test]

@@ -3,11 +3,14 @@
 use super::{Portal, Problem};
 use axum::{
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// A form is a few hundred bytes, and its password waits for a free hash at most.
+const FORM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nothing runs, nothing is fetched from elsewhere, nobody frames the page.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
@@ -21,7 +24,8 @@ pub const FILE_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'non
 const ALWAYS: [(HeaderName, &str); 7] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    // Not `no-referrer`: with it browsers send `Origin: null` even with our own forms (Fetch, "append a request Origin").
+    (header::REFERRER_POLICY, "same-origin"),
     (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -31,9 +35,15 @@ const ALWAYS: [(HeaderName, &str); 7] = [
 /// Refuses other host names, and dresses what the pages answer.
 pub async fn guard(State(portal): State<Arc<Portal>>, request: Request, next: Next) -> Response {
     let own = host(&request).is_some_and(|host| portal.origin.strip_prefix("https://") == Some(host));
+    let is_form = request.method() == Method::POST;
     // Health is asked by address, and says nothing about anybody.
     let mut response = if own || request.uri().path() == "/healthz" {
-        next.run(request).await
+        let answer = next.run(request);
+        if is_form {
+            tokio::time::timeout(FORM_PATIENCE, answer).await.unwrap_or_else(|_| Problem::Form.into_response())
+        } else {
+            answer.await
+        }
     } else {
         (StatusCode::MISDIRECTED_REQUEST, "This is not the address of the portal.\n").into_response()
     };
@@ -41,7 +51,7 @@ pub async fn guard(State(portal): State<Arc<Portal>>, request: Request, next: Ne
     if response.status().is_client_error() && is_plain(&response) && own {
         response = match response.status() {
             StatusCode::METHOD_NOT_ALLOWED => Problem::Method,
-            StatusCode::NOT_FOUND => Problem::NotFound,
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Problem::NotFound,
             _ => Problem::Form,
         }
         .into_response();

@@ -56,7 +56,7 @@ fn row(letter: &Letter) -> view::Row {
         organisation: letter.organisation.clone(),
         date: view::short_date(letter.stored_at),
         date_full,
-        attachments: letter.structure.attachments.len(),
+        attachments: listed(letter).count(),
         unread: !letter.read,
     }
 }
@@ -109,13 +109,18 @@ pub async fn message(
         date,
         date_full,
         organisation: letter.organisation.clone(),
-        attachments: letter.structure.attachments.iter().enumerate().map(line).collect(),
+        attachments: listed(&letter).map(line).collect(),
         blocked,
         bodies,
     };
     let mut response = view::page(StatusCode::OK, &template)?;
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(headers::MESSAGE_POLICY));
     Ok(response)
+}
+
+/// The attachments that are listed, with their numbers.
+fn listed(letter: &Letter) -> impl Iterator<Item = (usize, &Attachment)> {
+    letter.structure.attachments.iter().enumerate().filter(|(_, attachment)| !attachment.inline)
 }
 
 fn line((number, attachment): (usize, &Attachment)) -> view::AttachmentView {
@@ -254,6 +259,7 @@ mod tests {
                 end: 0,
                 length: 0,
                 content_id: None,
+                inline: false,
             };
             media_type(&attachment).to_str().unwrap().to_owned()
         };

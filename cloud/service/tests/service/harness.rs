@@ -129,8 +129,7 @@ impl Lab {
     }
 
     pub fn browser(&self) -> Browser {
-        let address = self.portal();
-        Browser { tls: tls(self.ca(), None), address, host: address.to_string(), cookies: HashMap::new() }
+        Browser::new(self.ca(), self.portal())
     }
 }
 
@@ -270,6 +269,10 @@ pub struct Browser {
 }
 
 impl Browser {
+    pub fn new(ca: CertificateDer<'static>, address: SocketAddr) -> Self {
+        Self { tls: tls(ca, None), address, host: address.to_string(), cookies: HashMap::new() }
+    }
+
     pub async fn get(&mut self, path: &str) -> Reply {
         self.request(Method::GET, path, &[], String::new()).await
     }
@@ -363,7 +366,7 @@ impl Mail {
 }
 
 impl Sink {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();

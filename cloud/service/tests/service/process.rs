@@ -1,6 +1,7 @@
 //! The binary: commands beside a running service, and kill -9.
 
-use crate::harness::{Appliance, csr, digest_of, frame, p256};
+use crate::harness::{Appliance, Browser, Sink, csr, digest_of, frame, p256};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::StatusCode;
 use std::{
     io::{BufRead, BufReader},
@@ -15,13 +16,19 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_postern-cloud");
 struct Running {
     child: Child,
     api: SocketAddr,
+    portal: SocketAddr,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Running {
     fn start(data: &Path) -> Self {
+        // Nothing listens on port 1: notices wait.
+        Self::start_with(data, ([127, 0, 0, 1], 1).into())
+    }
+
+    fn start_with(data: &Path, smtp: SocketAddr) -> Self {
         let mut child = Command::new(PROGRAM)
-            .args(["serve", "--api", "127.0.0.1:0", "--portal", "127.0.0.1:0", "--smtp", "127.0.0.1:1", "--data"])
+            .args(["serve", "--api", "127.0.0.1:0", "--portal", "127.0.0.1:0", "--smtp", &smtp.to_string(), "--data"])
             .arg(data)
             .stdout(Stdio::piped())
             .spawn()
@@ -29,11 +36,19 @@ impl Running {
         let (sender, lines) = std::sync::mpsc::channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let mut running = Self { child, api: ([127, 0, 0, 1], 0).into(), lines };
+        let unknown = ([127, 0, 0, 1], 0).into();
+        let mut running = Self { child, api: unknown, portal: unknown, lines };
         let ready = running.event("event=ready");
-        let api = ready.split("api=").nth(1).unwrap().split(' ').next().unwrap();
-        running.api = api.parse().unwrap();
+        let field = |name: &str| ready.split(name).nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        (running.api, running.portal) = (field(" api="), field(" portal="));
         running
+    }
+
+    /// Most memory that the process has had so far, in KiB.
+    fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     fn event(&self, name: &str) -> String {
@@ -114,18 +129,64 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn lab(&self) -> rustls_pki_types::CertificateDer<'static> {
+    fn ca(&self) -> rustls_pki_types::CertificateDer<'static> {
         use rustls_pki_types::pem::PemObject;
         rustls_pki_types::CertificateDer::from_pem_file(self.data.join("ca.pem")).unwrap()
     }
 
     fn stranger(&self, address: SocketAddr) -> Appliance {
-        Appliance { tls: crate::harness::tls(self.lab(), None), address }
+        Appliance { tls: crate::harness::tls(self.ca(), None), address }
     }
 
     fn appliance(&self, address: SocketAddr, pem: &str, key: &rcgen::KeyPair) -> Appliance {
-        crate::harness::appliance(self.lab(), address, pem, key)
+        crate::harness::appliance(self.ca(), address, pem, key)
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_of_twenty_mebibytes_goes_through_in_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("cloud");
+    let sink = Sink::start().await;
+    let running = Running::start_with(&data, sink.address);
+    assert!(command(&data, &["tenant", "add", "--id", "clinic", "--name", "Example Clinic"]).0);
+    let (_, code, _) = command(&data, &["code", "issue", "--tenant", "clinic"]);
+    let client = Client { data: &data };
+    let key = p256();
+    let enrolled: wire::EnrolResponse = client.stranger(running.api).enrol(&code, &csr(&key)).await.json();
+    let appliance = client.appliance(running.api, &enrolled.certificate, &key);
+    let idle = running.peak_memory();
+
+    let file: Vec<u8> = (0..20 * 1024 * 1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut message = b"Subject: scan\r\nContent-Type: application/dicom; name=scan.dcm\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\n"
+        .to_vec();
+    for line in STANDARD.encode(&file).as_bytes().chunks(76) {
+        message.extend_from_slice(line);
+        message.extend_from_slice(b"\r\n");
+    }
+    let body = frame(&message);
+    let piece = wire::limit::PIECE as usize;
+    for start in (0..body.len()).step_by(piece) {
+        let end = (start + piece).min(body.len());
+        let expected = if end == body.len() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+        assert_eq!(appliance.piece(&body, start, end).await.status, expected);
+    }
+    let stored = running.peak_memory();
+    let mut browser = Browser::new(client.ca(), running.portal);
+    let opened = browser.register(&sink.wait(1).await[0].link(), "correct horse battery").await;
+    let fetched = browser.get(&format!("{}/attachments/0", opened.location())).await;
+    assert!(fetched.body == file, "{} bytes came back", fetched.body.len());
+    let first = running.peak_memory();
+    for _ in 0..3 {
+        browser.get(&format!("{}/attachments/0", opened.location())).await;
+    }
+    let again = running.peak_memory();
+    println!("peak memory in KiB: idle {idle}, stored {stored}, first shown {first}, fetched three times more {again}");
+    assert!(stored - idle < 48 * 1024, "storing took {} KiB", stored - idle);
+    // Finding the structure holds the message and its decoded part once; fetching holds a piece.
+    assert!(first - idle < 112 * 1024, "showing took {} KiB", first - idle);
+    assert!(again - first < 8 * 1024, "fetching took {} KiB more", again - first);
 }
 
 #[test]
