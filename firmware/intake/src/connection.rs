@@ -284,7 +284,7 @@ impl<A: Acceptor> Connection<A> {
         let result = self.shared.acceptor.finish(staging, envelope).await;
         if let Ok((_, id)) = &result {
             let sender = sender.unwrap_or_default();
-            log::info!(id:% = id, client:% = ip, sender, recipients, octets, tls; "accepted");
+            log::debug!(id:% = id, client:% = ip, sender, recipients, octets, tls; "accepted");
         }
         result
     }

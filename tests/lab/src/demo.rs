@@ -8,7 +8,7 @@
 
 use crate::{
     layout::Layout,
-    mails::{Part, docx, message, message_id, noise},
+    mails::{Part, docx, message, message_id, noise, windows_program},
     process::free_port_base,
     recipient::{Recipient, notice_links},
     system::{Options, System, maildir, swaks},
@@ -200,8 +200,8 @@ fn mails() -> io::Result<Vec<Mail>> {
             "SSN in the text",
             &[PARTNER],
             Expected::Secured,
-            "219-09-9999",
-            vec![Part::text("The patient's SSN is 219-09-9999.")],
+            "536-22-8145",
+            vec![Part::text("The patient's SSN is 536-22-8145.")],
         ),
         mail(
             "card number in a DOCX",
@@ -230,8 +230,8 @@ fn mails() -> io::Result<Vec<Mail>> {
             "one outside, one colleague",
             &[PARTNER, COLLEAGUE],
             Expected::Both,
-            "219-09-9999",
-            vec![Part::text("SSN 219-09-9999 for both of you")],
+            "536-22-8145",
+            vec![Part::text("SSN 536-22-8145 for both of you")],
         ),
         mail(
             "[secure] with 20 MiB attached",
@@ -260,13 +260,4 @@ fn mails() -> io::Result<Vec<Mail>> {
             vec![Part::text("run this"), Part::attachment("setup.exe", "application/octet-stream", windows_program())],
         ),
     ])
-}
-
-/// The head of a Windows program, as sniffers know it: `MZ` and a pointer to `PE`.
-fn windows_program() -> Vec<u8> {
-    let mut program = vec![0u8; 512];
-    program[..2].copy_from_slice(b"MZ");
-    program[0x3c] = 0x80;
-    program[0x80..0x84].copy_from_slice(b"PE\0\0");
-    program
 }

@@ -156,6 +156,16 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
+/// The head of a Windows program, as sniffers know it: `MZ` and a pointer to `PE`.
+#[must_use]
+pub fn windows_program() -> Vec<u8> {
+    let mut program = vec![0u8; 512];
+    program[..2].copy_from_slice(b"MZ");
+    program[0x3c] = 0x80;
+    program[0x80..0x84].copy_from_slice(b"PE\0\0");
+    program
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -80,7 +80,7 @@ fn introduction(system: &System) -> String {
     }
     text.push_str(&format!(
         "\n  try:  swaks --server {} --from anna@clinic.example --to bob@partner.example --body 'At noon?'\n  \
-         try:  swaks --server {0} --from anna@clinic.example --to bob@partner.example --body 'SSN 219-09-9999'\n\n  \
+         try:  swaks --server {0} --from anna@clinic.example --to bob@partner.example --body 'SSN 536-22-8145'\n\n  \
          what happens to each message follows; Ctrl-C stops the lab\n\n",
         layout.smtp()
     ));

@@ -37,6 +37,16 @@ pub struct Options {
     pub foreign_next_hop: bool,
     /// Start no cloud service.
     pub no_cloud: bool,
+    /// The parts' folder for temporary files.
+    pub temporary: Option<PathBuf>,
+}
+
+impl Options {
+    fn set_temporary(&self, command: &mut Command) {
+        if let Some(folder) = &self.temporary {
+            command.env("TMPDIR", folder).env("SQLITE_TMPDIR", folder);
+        }
+    }
 }
 
 /// A running system.
@@ -95,6 +105,7 @@ impl System {
             .args(["--api", &layout.cloud_api().to_string(), "--portal", &layout.portal().to_string()])
             .args(["--portal-url", &format!("https://{}", layout.portal())])
             .args(["--smtp", &layout.sink().to_string()]);
+        self.options.set_temporary(&mut command);
         let mut process = Process::start("cloud service", command, &layout.path("log/cloud.log"))?;
         wait_for_port(&mut process, layout.cloud_api(), START)?;
         wait_for_port(&mut process, layout.portal(), START)?;
@@ -144,8 +155,16 @@ impl System {
             .arg(self.tpm.policy_key())
             .arg("--policy-signatures")
             .arg(self.tpm.policy_signatures());
+        // The TPM library's own lines repeat what the vault says of each fault.
+        command.env("TSS2_LOG", "all+NONE");
+        self.options.set_temporary(&mut command);
         self.appliance = Some(Process::start("appliance", command, &layout.path("log/appliance.log"))?);
         Ok(())
+    }
+
+    /// The next start of the appliance reaches its TPM this way.
+    pub fn use_tcti(&mut self, tcti: &str) {
+        self.options.tcti = Some(tcti.to_owned());
     }
 
     /// The appliance's process.
@@ -242,9 +261,9 @@ impl System {
     fn keep_recovery_key(&self) -> io::Result<()> {
         let file = self.layout.path("recovery-key.txt");
         if !file.exists() {
-            let shown = self.postern(&["keys", "recovery", "show"], "")?;
-            succeeded("postern keys recovery show", &shown)?;
-            let words = String::from_utf8_lossy(&shown.stdout).into_owned();
+            let shown = self.postern_json(&["keys", "recovery", "show"], "")?;
+            let words =
+                shown["words"].as_str().ok_or_else(|| io::Error::other("no recovery key was shown"))?.to_owned();
             succeeded("postern keys recovery confirm", &self.postern(&["keys", "recovery", "confirm"], &words)?)?;
             fs::write(&file, words)?;
         }

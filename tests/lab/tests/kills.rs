@@ -1,6 +1,6 @@
 //! kill -9 under load: every mail whose 250 the client saw arrives, and doubles come only where they may (item 3).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use lab::{
     layout::Layout,
@@ -38,10 +38,10 @@ fn send_on(server: SocketAddr, known: &Mutex<Known>, stop: &AtomicBool, seed: u6
     let mut count = seed;
     while !stop.load(Ordering::Relaxed) || again.is_some() {
         count += 1;
-        let (id, secure) = again.take().unwrap_or_else(|| (message_id(), count % 4 == 0));
-        let text = if secure { "SSN 219-09-9999" } else { "nothing to hide" };
+        let (id, secure) = again.take().unwrap_or_else(|| (message_id(), count.is_multiple_of(4)));
+        let text = if secure { "SSN 536-22-8145" } else { "nothing to hide" };
         let mut parts = vec![Part::text(text)];
-        if count % 16 == 0 {
+        if count.is_multiple_of(16) {
             // Larger than what waits in memory: the body spills to its own file.
             parts.push(Part::attachment("data.bin", "application/octet-stream", noise(count, 150_000)));
         }

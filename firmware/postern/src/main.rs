@@ -1,0 +1,53 @@
+//! The one binary of the appliance.
+//!
+//! Job: `postern run` is the daemon; everything else is an operator's command. Place: the table of contents of both.
+//! Invariants: no key exists before core dumps are forbidden; sockets open last. A crash leaves what each stage says of
+//! itself.
+
+mod acceptors;
+mod appliance;
+mod build;
+mod deliveries;
+mod identity;
+mod journal;
+mod judging;
+mod listeners;
+mod live;
+mod pipeline;
+mod plain;
+mod run;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use operator::cli::{self, Face};
+use std::process::ExitCode;
+
+/// Postern, the secure-mail gateway
+#[derive(Parser)]
+#[command(name = "postern", version, propagate_version = true, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    face: Face,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The daemon
+    Run(Box<run::Arguments>),
+    /// One judging process; started by the daemon only
+    #[command(hide = true)]
+    Worker,
+    #[command(flatten)]
+    Operator(cli::Command),
+}
+
+fn main() -> ExitCode {
+    let Arguments { face, command } = Arguments::parse();
+    match command {
+        Command::Run(arguments) => run::run(*arguments, face.socket()),
+        Command::Worker => worker::main(),
+        Command::Operator(command) => cli::run(command, &face),
+    }
+}

@@ -1,0 +1,144 @@
+//! The daemon's life.
+//!
+//! Job: from arguments to drained. Place: around everything. Invariants: no key exists before core dumps are forbidden;
+//! the operator's socket is there in every state, SMTP only when mail can be kept or refused; SIGTERM drains. A crash at
+//! any point is made good by the next start.
+
+use crate::{appliance::Daemon, build::BuildError, journal, worker};
+use operator::Operator;
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use vault::{Opened, Vault, VaultConfig};
+
+/// One job of the TPM takes far less; a TPM that takes longer is a fault of its own.
+const TPM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// `postern run`
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Data folder: keys (sealed), spool, ledger
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Settings to begin with, where none are recorded yet
+    #[arg(long)]
+    pub settings: Option<PathBuf>,
+    /// The TPM: device:/dev/tpmrm0, or swtpm:host=…,port=…
+    #[arg(long, default_value = "device:/dev/tpmrm0")]
+    pub tcti: String,
+    /// The vendor's policy key (PEM), from the verified image
+    #[arg(long, default_value = "/usr/share/postern/policy-public.pem")]
+    pub policy_key: PathBuf,
+    /// The signed PCR policies of this image (JSON)
+    #[arg(long, default_value = "/usr/share/postern/policy-signatures.json")]
+    pub policy_signatures: PathBuf,
+    /// Security generation that the keys are sealed for
+    #[arg(long, default_value_t = 1)]
+    pub generation: u32,
+    /// Keys are development keys; said on every screen
+    #[arg(long, hide = true)]
+    pub development: bool,
+    /// Judging processes [default: one for each core]
+    #[arg(long)]
+    pub workers: Option<usize>,
+    /// Least important lines that are logged: error, warn, info, debug
+    #[arg(long, default_value = "info")]
+    pub log: log::LevelFilter,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(arguments: Arguments, socket: PathBuf) -> ExitCode {
+    if let Err(error) = vault::forbid_core_dumps() {
+        eprintln!("postern: core dumps can't be forbidden ({error}); they could hold keys, so nothing is started");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = journal::start(arguments.log) {
+        eprintln!("postern: logging can't be started ({error}); check journald's socket");
+        return ExitCode::FAILURE;
+    }
+    match serve(arguments, &socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
+    let part = |what: &str, error: &dyn std::fmt::Display| BuildError::Part(format!("{what}: {error}"));
+    // Workers are forked before any key is in memory.
+    let count = arguments.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let workers =
+        Arc::new(worker::Pool::start(count).map_err(|error| part("no judging process can be started", &error))?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| part("no thread can be started", &error))?;
+    runtime.block_on(async {
+        // Caught from here on, so that a stop during the start is a clean one.
+        let stopped = stop_signal().map_err(|error| part("signals can't be caught", &error))?;
+        let (vault, opened) = open_vault(&arguments).await?;
+        let daemon = Arc::new(Daemon::new(arguments, vault, workers));
+        match opened {
+            Opened::Fresh(keys) | Opened::Unlocked(keys) => daemon.begin_open(keys).await?,
+            Opened::Locked(fault) => {
+                daemon.begin_locked(&fault).await?;
+                tokio::spawn(daemon.clone().ask_again());
+            }
+        }
+        let (stop, mut stopping) = watch::channel(false);
+        let listener = operator::bind(socket)
+            .map_err(|error| part(&format!("the operators' socket {} can't be opened", socket.display()), &error))?;
+        let operators = tokio::spawn(operator::serve(listener, Arc::new(Operator::new(daemon.clone())), async move {
+            let _ = stopping.wait_for(|stop| *stop).await;
+        }));
+        announce();
+        stopped.await;
+        log::info!("stopping: no new mail is taken, what is under way is finished");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let _ = stop.send(true);
+        let _ = operators.await;
+        daemon.close().await;
+        log::info!("stopped");
+        Ok(())
+    })
+}
+
+async fn open_vault(arguments: &Arguments) -> Result<(Vault, Opened), BuildError> {
+    let config = VaultConfig {
+        dir: arguments.data.join("keys"),
+        tcti: arguments.tcti.clone(),
+        policy_key: arguments.policy_key.clone(),
+        policy_signatures: arguments.policy_signatures.clone(),
+        generation_floor: arguments.generation,
+        deadline: TPM_DEADLINE,
+        // New keys would not open an old queue: where there is one, a missing key store is a fault.
+        create: !arguments.data.join("spool").exists() && !arguments.data.join("ledger.db").exists(),
+    };
+    let opened = tokio::task::spawn_blocking(move || Vault::open(config)).await;
+    opened.map_err(|error| BuildError::Part(error.to_string()))?.map_err(|error| BuildError::Part(error.to_string()))
+}
+
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn announce() {
+    log::info!(version = env!("CARGO_PKG_VERSION"); "ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
