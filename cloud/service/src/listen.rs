@@ -27,8 +27,12 @@ const CONNECTIONS: usize = 2_000;
 const STREAMS: u32 = 64;
 /// Bytes of a request's header fields.
 const HEADER_BYTES: u32 = 32 * 1024;
-/// A handshake, and each header, must be through by then.
+/// Each header must be through by then.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A browser's handshake.
+pub const BROWSER_HANDSHAKE: Duration = Duration::from_secs(15);
+/// An appliance's handshake: its TPM may take half a minute for the signature.
+pub const APPLIANCE_HANDSHAKE: Duration = Duration::from_secs(90);
 /// An HTTP/2 connection without traffic is asked whether anybody is there.
 const PING_EVERY: Duration = Duration::from_secs(60);
 /// How long requests under way may take at a stop.
@@ -54,7 +58,13 @@ impl Peer {
 }
 
 /// Serves `router` until `stop`, then lets requests under way finish.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    handshake: Duration,
+    router: Router,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
@@ -82,7 +92,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
             let _slot = slot;
             // Small replies must not wait for more (RFC 896).
             let _ = stream.set_nodelay(true);
-            match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
+            match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => connection(stream, address, router, stop).await,
                 Ok(Err(e)) => log::debug!("a handshake failed: {e}"),
                 Err(_) => log::debug!("a handshake took too long"),

@@ -42,6 +42,26 @@ async fn the_same_message_is_stored_once_and_another_under_its_name_refused() {
 }
 
 #[tokio::test]
+async fn a_long_body_is_answered_early_where_its_message_is_known() {
+    let lab = Lab::start().await;
+    let appliance = lab.enrolled().await;
+    let body = frame(&large(7_000_000));
+    assert_eq!(appliance.put(0, &body).await.status, StatusCode::CREATED);
+    assert_eq!(appliance.put(0, &body).await.status, StatusCode::OK);
+    assert_eq!(appliance.put(0, &frame(&large(7_000_001))).await.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn a_handshake_as_slow_as_a_tpm_gets_through() {
+    let lab = Lab::start().await;
+    let mut stream = tokio::net::TcpStream::connect(lab.api()).await.unwrap();
+    // Longer than a browser is given, as long as a slow TPM takes; the service must not have hung up.
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    let closed = tokio::time::timeout(Duration::from_millis(200), tokio::io::AsyncReadExt::read_u8(&mut stream)).await;
+    assert!(closed.is_err(), "the connection was closed");
+}
+
+#[tokio::test]
 async fn many_puts_of_one_message_at_once_store_it_once() {
     let lab = Lab::start().await;
     let appliance = lab.enrolled().await;
