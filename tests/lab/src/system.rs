@@ -356,7 +356,8 @@ pub fn succeeded(what: &str, output: &Output) -> io::Result<()> {
 /// swaks can't be started.
 pub fn swaks(server: SocketAddr, from: &str, to: &[&str], message: &[u8]) -> io::Result<Output> {
     let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), message)?;
+    // swaks ends the last line itself.
+    fs::write(file.path(), message.strip_suffix(b"\r\n").unwrap_or(message))?;
     Command::new("swaks")
         .args(["--server", &server.to_string(), "--from", from, "--to", &to.join(","), "--suppress-data"])
         .args(["--helo", "mail.clinic.example", "--data"])
