@@ -140,7 +140,10 @@ impl System {
         let layout = &self.layout;
         let settings = layout.path("settings.toml");
         if !settings.exists() {
-            fs::write(&settings, self.options.settings.clone().unwrap_or_else(|| lab_settings(layout)))?;
+            fs::write(
+                &settings,
+                self.options.settings.clone().unwrap_or_else(|| lab_settings(layout, !self.options.no_cloud)),
+            )?;
         }
         let tcti = self.options.tcti.clone().unwrap_or_else(|| self.tpm.tcti());
         let mut command = Command::new(sibling("postern")?);
@@ -381,13 +384,17 @@ pub fn maildir(dir: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
 
 /// The settings of a lab: one internal domain, loopback as the listed network, rules that show every action.
 #[must_use]
-pub fn lab_settings(layout: &Layout) -> String {
+pub fn lab_settings(layout: &Layout, with_cloud: bool) -> String {
+    let cloud = format!(
+        "[cloud]\nurl = \"https://{}\"\nca = \"{}\"\n",
+        layout.cloud_api(),
+        layout.path("cloud/ca.pem").display()
+    );
     format!(
         include_str!("settings.toml.in"),
         smtp = layout.smtp(),
         sink = layout.sink(),
         internal = layout.internal(),
-        cloud_api = layout.cloud_api(),
-        ca = layout.path("cloud/ca.pem").display(),
+        cloud = if with_cloud { cloud } else { String::new() },
     )
 }

@@ -30,7 +30,8 @@ fn send(system: &System, count: usize, held: bool) -> BTreeSet<String> {
     (0..count)
         .map(|_| {
             let id = message_id();
-            let mut parts = vec![Part::text("nothing to hide")];
+            // Long enough that most of a segment is content.
+            let mut parts = vec![Part::text(&"nothing to hide\r\n".repeat(1000))];
             if held {
                 parts.push(Part::attachment("setup.exe", "application/octet-stream", windows_program()));
             }
