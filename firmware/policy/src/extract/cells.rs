@@ -19,7 +19,9 @@ pub(super) fn joined(text: &str) -> Option<View> {
     let mut start = 0usize;
     for line in text.split_inclusive('\n') {
         if memchr::memchr(b'\t', line.as_bytes()).is_some() {
-            for row in [row(line, digits_run_on), row(line, code_runs_on)].into_iter().flatten() {
+            let digits = row(line, digits_run_on);
+            let codes = row(line, code_runs_on).filter(|codes| digits.as_ref() != Some(codes));
+            for row in digits.into_iter().chain(codes) {
                 let mut context = start.saturating_sub(CONTEXT).max(shown);
                 while !text.is_char_boundary(context) {
                     context += 1;
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_heading_above_a_row_comes_with_it() {
-        assert_eq!(text("Card number\n4111\t1111\n"), "Card number\n4111\t1111\n".replace('\t', "") + "41111111\n");
+        assert_eq!(text("Card number\n4111\t1111\n"), "Card number\n41111111\n");
     }
 
     #[test]

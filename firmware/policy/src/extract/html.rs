@@ -4,7 +4,12 @@
 //! attributes, and the text without hidden elements. Place: under every part that is HTML. Invariants: one pass, linear
 //! in the source; what a browser would drop for a broken tag is kept. A crash leaves nothing.
 
-use super::{View, ViewKind, cells, entities};
+use super::{
+    View, ViewKind, cells,
+    css::{self, HiddenNames},
+    entities,
+    flow::Output,
+};
 
 /// HTML, read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,72 +55,6 @@ pub(super) fn meta_charset(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(label).into_owned())
 }
 
-/// Text under way, with white space collapsed.
-#[derive(Clone, Debug, Default)]
-struct Output {
-    text: String,
-    space: bool,
-}
-
-impl Output {
-    fn at_start(&self) -> bool {
-        matches!(self.text.as_bytes().last(), None | Some(b'\n' | b'\t'))
-    }
-
-    /// Appends a run of text between tags.
-    fn push(&mut self, run: &str, preformatted: bool) {
-        if preformatted {
-            return entities::decode_into(run, &mut self.text);
-        }
-        let mut rest = run;
-        while !rest.is_empty() {
-            let words = rest.trim_ascii_start();
-            self.space |= words.len() < rest.len();
-            if words.is_empty() {
-                break;
-            }
-            if self.space && !self.at_start() {
-                self.text.push(' ');
-            }
-            self.space = false;
-            let (line, tail) = words.split_at(end_of_words(words.as_bytes()));
-            entities::decode_into(line, &mut self.text);
-            rest = tail;
-        }
-    }
-
-    fn line(&mut self) {
-        self.space = false;
-        if !self.at_start() {
-            self.text.push('\n');
-        }
-    }
-
-    /// Starts a cell on the row of the one before, whatever blocks stood in that.
-    fn cell(&mut self) {
-        self.space = false;
-        let length = self.text.trim_end_matches('\n').len();
-        if length > 0 {
-            self.text.truncate(length);
-            self.text.push('\t');
-        }
-    }
-}
-
-/// Octets up to white space that must be collapsed: anything but a single blank.
-fn end_of_words(text: &[u8]) -> usize {
-    let mut blank = false;
-    for (at, byte) in text.iter().enumerate() {
-        match byte {
-            b'\n' | b'\r' | b'\t' | 0x0c => return at - usize::from(blank),
-            b' ' if blank => return at - 1,
-            b' ' => blank = true,
-            _ => blank = false,
-        }
-    }
-    text.len() - usize::from(blank)
-}
-
 #[derive(Debug, Default)]
 struct Reader {
     main: Output,
@@ -124,8 +63,7 @@ struct Reader {
     margin: String,
     /// The hidden element that is open, and how many of its name are open inside.
     hidden: Option<(String, u32)>,
-    /// Classes and ids that a style sheet hides, with their mark.
-    hidden_names: Vec<String>,
+    hidden_names: HiddenNames,
     preformatted: bool,
     /// Cells since the row began.
     cells: u32,
@@ -199,7 +137,7 @@ impl Reader {
             self.text(data.get(..end).unwrap_or_default());
             return data.get(end + 3..).unwrap_or_default();
         }
-        let end = find(inner, ">").map_or(inner.len(), |at| at + 1);
+        let end = memchr::memchr(b'>', inner.as_bytes()).map_or(inner.len(), |at| at + 1);
         inner.get(end..).unwrap_or_default()
     }
 
@@ -260,7 +198,9 @@ impl Reader {
                 return after;
             };
             if raw == "style" {
-                self.style_sheet(content);
+                let mut generated = Vec::new();
+                self.hidden_names.read(content, |rule| generated.push(rule.to_owned()));
+                generated.iter().for_each(|rule| self.aside(rule));
             }
             return rest;
         }
@@ -273,7 +213,7 @@ impl Reader {
         if hides && self.hidden.is_none() {
             self.visible.get_or_insert_with(|| self.main.clone());
         }
-        self.layout(name, tag.inline);
+        self.layout(name, tag.beside);
         if hides && self.hidden.is_none() {
             self.hidden = Some((name.to_owned(), 1));
         }
@@ -307,7 +247,7 @@ impl Reader {
     }
 
     /// Lines and cells that a tag makes.
-    fn layout(&mut self, name: &str, inline: bool) {
+    fn layout(&mut self, name: &str, beside: bool) {
         match name {
             "td" | "th" => {
                 if self.cells > 0 {
@@ -328,7 +268,7 @@ impl Reader {
             }
             // Blocks that a style puts side by side are cells.
             _ if is_block(name) => {
-                if inline {
+                if beside {
                     self.cell()
                 } else {
                     self.lines()
@@ -364,9 +304,9 @@ impl Reader {
             if rest.is_empty() {
                 return rest;
             }
-            let ends = |c: char| c.is_ascii_whitespace() || matches!(c, '>' | '/' | '=');
+            let ends = |b: u8| b.is_ascii_whitespace() || matches!(b, b'>' | b'/' | b'=');
             // A leading `=` belongs to the name (HTML standard §13.2.5.32).
-            let length = rest.char_indices().skip(1).find(|(_, c)| ends(*c)).map_or(rest.len(), |(at, _)| at);
+            let length = rest.bytes().skip(1).position(ends).map_or(rest.len(), |at| at + 1);
             let (name, tail) = rest.split_at(length);
             rest = tail.trim_ascii_start();
             let mut value = "";
@@ -381,7 +321,7 @@ impl Reader {
                             }
                             // An open quote swallows all the rest in a browser; here the tag ends at its first `>`.
                             None => {
-                                let end = find(inner, ">").map_or(inner.len(), |at| at + 1);
+                                let end = memchr::memchr(b'>', inner.as_bytes()).map_or(inner.len(), |at| at + 1);
                                 return inner.get(end..).unwrap_or_default();
                             }
                         }
@@ -402,16 +342,12 @@ impl Reader {
         match lower(name, &mut buffer) {
             "hidden" => tag.hidden = true,
             "style" => {
-                let style: String =
-                    value.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
-                tag.hidden |= hides(&style);
-                tag.inline =
-                    style.contains("display:inline") || style.contains("float:") || style.contains("table-cell");
+                let css::Effect { hidden, beside } = css::effect(value);
+                tag.hidden |= hidden;
+                tag.beside = beside;
             }
-            "class" if !self.hidden_names.is_empty() => {
-                tag.hidden |= value.split_ascii_whitespace().any(|class| self.is_hidden_name('.', class));
-            }
-            "id" if !self.hidden_names.is_empty() => tag.hidden |= self.is_hidden_name('#', value),
+            "class" => tag.hidden |= self.hidden_names.hide_class(value),
+            "id" => tag.hidden |= self.hidden_names.hide_id(value),
             "alt" | "title" | "value" | "placeholder" | "label" | "summary" | "content" | "aria-label" | "srcdoc"
                 if element != "meta" || !value.contains("charset") =>
             {
@@ -430,53 +366,17 @@ impl Reader {
             _ => {}
         }
     }
-
-    fn is_hidden_name(&self, mark: char, name: &str) -> bool {
-        self.hidden_names.iter().any(|hidden| hidden.strip_prefix(mark).is_some_and(|hidden| hidden == name))
-    }
-
-    /// Notes which classes and ids a style sheet hides, and the text that it generates.
-    fn style_sheet(&mut self, sheet: &str) {
-        for rule in sheet.split('}') {
-            let Some((selectors, body)) = rule.rsplit_once('{') else { continue };
-            let body: String = body.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
-            if body.contains("content:\"") || body.contains("content:'") {
-                self.aside(rule);
-            }
-            if hides(&body) && self.hidden_names.len() < 256 {
-                let simple = |s: &&str| s.starts_with(['.', '#']) && !s.contains([' ', ':', '>', '[']);
-                let names =
-                    selectors.split(',').map(str::trim).map(|s| s.get(s.find(['.', '#']).unwrap_or(0)..).unwrap_or(s));
-                self.hidden_names.extend(names.filter(simple).map(str::to_owned));
-            }
-        }
-    }
 }
 
 /// What matters of a start tag's attributes.
 #[derive(Debug, Default)]
 struct Tag {
     hidden: bool,
-    inline: bool,
-}
-
-/// Whether declarations, lower case and without white space, take an element out of sight.
-fn hides(style: &str) -> bool {
-    const NOTHING: [&str; 4] = ["display:none", "visibility:hidden", "mso-hide:all", "visibility:collapse"];
-    const ZERO: [&str; 5] = ["font-size:0", "opacity:0", "max-height:0", "height:0", "width:0"];
-    let zero = |property: &str| {
-        style.match_indices(property).any(|(at, _)| {
-            // `line-height:0` and `max-width:0` belong to layouts that show their text.
-            let whole = at == 0 || style.as_bytes().get(at - 1) == Some(&b';');
-            let rest = style.get(at + property.len()..).unwrap_or_default();
-            whole && !rest.starts_with(|c: char| c == '.' && !rest.trim_start_matches('.').starts_with('0'))
-        })
-    };
-    NOTHING.iter().any(|hidden| style.contains(hidden)) || ZERO.iter().any(|property| zero(property))
+    beside: bool,
 }
 
 fn tag_name(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| c.is_ascii_whitespace() || matches!(c, '>' | '/')).unwrap_or(text.len());
+    let end = text.bytes().position(|b| b.is_ascii_whitespace() || matches!(b, b'>' | b'/')).unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -495,7 +395,7 @@ fn raw_content<'s>(name: &str, text: &'s str) -> Option<(&'s str, &'s str)> {
         let at = from + find(text.get(from..)?, "</")?;
         let tail = text.get(at + 2..)?;
         if tail.get(..name.len()).is_some_and(|end| end.eq_ignore_ascii_case(name)) {
-            let close = find(tail, ">").map_or(tail.len(), |close| close + 1);
+            let close = memchr::memchr(b'>', tail.as_bytes()).map_or(tail.len(), |close| close + 1);
             return Some((text.get(..at)?, tail.get(close..)?));
         }
         from = at + 2;

@@ -7,6 +7,7 @@
 use super::{
     About, Budget, Condition, Encoding, PartRef, Structure,
     budget::{MAX_DEPTH, MAX_READINGS},
+    entity::Leaf,
     header::{self, Header, RawField, RawHeader},
     params::Structured,
     sniff, transfer,
@@ -76,23 +77,6 @@ impl Place {
     }
 }
 
-/// What an entity's header says about its body, its type apart.
-#[derive(Clone, Debug, Default)]
-struct Leaf {
-    name: Option<String>,
-    description: Option<String>,
-    encodings: Vec<Encoding>,
-    conditions: Vec<Condition>,
-}
-
-impl Leaf {
-    fn note(&mut self, condition: Condition) {
-        if !self.conditions.contains(&condition) {
-            self.conditions.push(condition);
-        }
-    }
-}
-
 /// A multipart in which a line begins like a delimiter but goes on: right when that is the boundary of another
 /// multipart, a trick when it is not.
 struct Suspect<'m> {
@@ -155,43 +139,7 @@ impl<'m, 'b> Walker<'m, 'b> {
 
     /// One reading of the header; every contradicting Content-Type is followed.
     fn described(&mut self, fields: &[RawField<'m>], body: &'m [u8], place: &Place, mut leaf: Leaf) {
-        let mut types: Vec<Structured> = Vec::new();
-        let mut disposition: Option<Structured> = None;
-        for field in fields {
-            if !field.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-")) {
-                continue;
-            }
-            match field.name.to_ascii_lowercase().as_slice() {
-                b"content-type" => {
-                    let parsed = Structured::parse(field.body);
-                    if parsed.malformed {
-                        leaf.note(Condition::Malformed);
-                    }
-                    if !types.contains(&parsed) {
-                        types.push(parsed);
-                    }
-                }
-                b"content-transfer-encoding" => encoding(field.body, &mut leaf),
-                b"content-disposition" => {
-                    let parsed = Structured::parse(field.body);
-                    leaf.name = leaf.name.or_else(|| parsed.text("filename"));
-                    disposition.get_or_insert(parsed);
-                }
-                b"content-description" => leaf.description = Some(header::decode_words(field.body)),
-                _ => {}
-            }
-        }
-        leaf.name = leaf.name.or_else(|| types.iter().find_map(|t| t.text("name")));
-        if types.len() > 1 || leaf.encodings.len() > 1 {
-            leaf.note(Condition::Malformed);
-        }
-        if leaf.encodings.is_empty() {
-            leaf.encodings.push(Encoding::Identity);
-        }
-        leaf.encodings.truncate(MAX_READINGS);
-        if types.is_empty() {
-            types.push(Structured::parse(if place.digest { b"message/rfc822" } else { b"text/plain" }));
-        }
+        let types = leaf.describe(fields, place.digest);
         for (at, content_type) in types.iter().enumerate() {
             if at > 0 && !self.alternative() {
                 break;
@@ -444,7 +392,6 @@ impl<'m, 'b> Walker<'m, 'b> {
         if about.charsets.len() > 1 && !about.conditions.contains(&Condition::Malformed) {
             about.conditions.push(Condition::Malformed);
         }
-        about.is_header = content_type.value == "text/rfc822-headers";
         let peek = body.get(..PEEK).unwrap_or(body);
         about.attachment = about.encodings.iter().any(|encoding| match encoding {
             Encoding::Identity => !is_in_process(sniff::sniff(body)),
@@ -509,31 +456,6 @@ fn is_message(value: &str) -> bool {
 /// Kinds whose readers are small and safe enough to run in the daemon.
 pub(super) fn is_in_process(kind: &str) -> bool {
     matches!(kind, "text" | "html" | "xml" | "calendar" | "vcard" | "empty")
-}
-
-/// Notes the encoding that a Content-Transfer-Encoding body names.
-fn encoding(body: &[u8], leaf: &mut Leaf) {
-    let parsed = Structured::parse(body);
-    let known = match parsed.value.as_str() {
-        "" | "7bit" | "8bit" | "binary" | "7-bit" | "8-bit" => Some(Encoding::Identity),
-        "base64" => Some(Encoding::Base64),
-        "quoted-printable" => Some(Encoding::QuotedPrintable),
-        "x-uuencode" | "uuencode" | "x-uue" | "uue" => Some(Encoding::Uuencode),
-        _ => None,
-    };
-    let found = match known {
-        Some(encoding) => vec![encoding],
-        // Unknown to us, so perhaps half known to somebody.
-        None => {
-            leaf.note(Condition::Malformed);
-            vec![Encoding::Identity, Encoding::QuotedPrintable, Encoding::Base64]
-        }
-    };
-    for encoding in found {
-        if !leaf.encodings.contains(&encoding) {
-            leaf.encodings.push(encoding);
-        }
-    }
 }
 
 /// Undoes a transfer encoding in its first reading.

@@ -18,7 +18,10 @@ mod budget;
 mod cells;
 mod charset;
 mod cms;
+mod css;
 mod entities;
+mod entity;
+mod flow;
 mod header;
 mod html;
 mod mime;
@@ -148,7 +151,7 @@ pub struct About {
     pub declared: String,
     /// As [`Part::name`].
     pub name: Option<String>,
-    /// Content-Description, decoded.
+    /// Content-Description, decoded, and further file names where the header gives several, one a line.
     pub description: Option<String>,
     /// The `charset` parameter in lower case; more than one where the header contradicts itself.
     pub charsets: Vec<String>,

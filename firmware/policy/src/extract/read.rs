@@ -251,6 +251,9 @@ fn reread(item: &Item, kind: &str, text: &str) -> Vec<View> {
             vec![reading(unfolded)]
         }
         "xml" => html::extract(text).into_views().collect(),
+        _ if item.declared == "text/rfc822-headers" => {
+            vec![reading(Header::decode(&header::split(text.as_bytes())).text)]
+        }
         _ if item.declared == "text/csv" || named(item, &["csv", "tsv", "tab"]) => {
             let cells = text.replace(['"', '\''], "").replace([',', ';', '|'], "\t");
             cells::joined(&cells).into_iter().collect()

@@ -5,6 +5,7 @@
 
 use super::{
     Budget, Condition,
+    budget::MAX_ENTRY,
     office::Lines,
     xml::{self, Node},
 };
@@ -72,6 +73,9 @@ impl Workbook {
     ) -> Result<(), Condition> {
         let mut sheet = Sheet::default();
         let mut other = String::new();
+        // A short reference can stand for a long string, a million times.
+        let room = budget.bytes_left().min(MAX_ENTRY);
+        let (mut made, mut over) = (0u64, false);
         let result = xml::walk(content, budget, &mut |node| match node {
             Node::Open("row", _) => sheet.column = 0,
             Node::Open("c", element) => {
@@ -97,8 +101,12 @@ impl Workbook {
             Node::Close("c") => {
                 if let Some(cell) = sheet.cell.take() {
                     let value = self.value(&cell);
-                    sheet.place(&value, &mut self.headed);
-                    sheet.row.push(value);
+                    made += value.len() as u64;
+                    over |= made > room;
+                    if !over {
+                        sheet.place(&value, &mut self.headed);
+                        sheet.row.push(value);
+                    }
                 }
             }
             Node::Close("row") => {
@@ -116,6 +124,9 @@ impl Workbook {
         // What a broken sheet still held.
         lines.text.push_str(&sheet.row.join("\t"));
         lines.line();
+        if over || !budget.take_bytes(usize::try_from(made.min(room)).unwrap_or(usize::MAX)) {
+            return Err(Condition::OverBudget);
+        }
         result
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Base64 {
     pub unpadded: Option<Vec<u8>>,
 }
 
+/// Octets for which room is made at once; little, since junk may end the run at any of them.
+const STRIDE: usize = 256;
 const SKIP: u8 = 0x40;
 const PAD: u8 = 0x41;
 const JUNK: u8 = 0x42;
@@ -50,18 +52,24 @@ fn digits(input: &[u8], ignore_padding: bool) -> (Vec<u8>, bool, bool) {
     while let Some((&byte, tail)) = rest.split_first() {
         if count == 0 {
             // Whole quanta without white space: nearly everything.
-            let quanta = rest.as_chunks::<4>().0;
+            let line = rest.get(..STRIDE).unwrap_or(rest);
+            let line = line.get(..memchr::memchr(b'\n', line).unwrap_or(line.len())).unwrap_or(line);
+            let quanta = line.as_chunks::<4>().0;
+            let start = out.len();
+            out.resize(start + quanta.len() * 3, 0);
+            let places = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<3>().0;
             let mut taken = 0;
-            for quantum in quanta {
+            for (quantum, place) in quanta.iter().zip(places) {
                 let [a, b, c, d] = quantum.map(|b| DIGITS[b as usize]);
                 if (a | b | c | d) & SKIP != 0 {
                     break;
                 }
                 let word = u32::from(a) << 18 | u32::from(b) << 12 | u32::from(c) << 6 | u32::from(d);
                 let [_, x, y, z] = word.to_be_bytes();
-                out.extend_from_slice(&[x, y, z]);
+                *place = [x, y, z];
                 taken += 4;
             }
+            out.truncate(start + taken / 4 * 3);
             if taken > 0 {
                 junk |= padded;
                 shifted |= padded;

@@ -104,6 +104,11 @@ fn other_repetitions_are_linear() {
 }
 
 #[test]
+fn junk_between_all_digits_is_linear() {
+    quickly("base64", single("Content-Transfer-Encoding: base64\r\n", &"NDEx!".repeat(4 << 20)));
+}
+
+#[test]
 fn a_passed_deadline_ends_reading_with_a_condition() {
     let mut budget = Budget::until(Instant::now());
     let outcome = read_within(single("", CARD), &mut budget);

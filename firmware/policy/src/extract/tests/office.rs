@@ -134,6 +134,15 @@ fn a_number_over_the_cells_of_a_sheet_is_found() {
 }
 
 #[test]
+fn one_long_string_shown_a_million_times_is_over_budget() {
+    let row = format!("<row>{}</row>", "<c t=\"s\"><v>0</v></c>".repeat(40_000));
+    let archive = xlsx(&row, &format!("<si><t>{}</t></si>", "many words ".repeat(3_000)), "");
+    let outcome = read(attached("a.xlsx", &archive));
+    assert_eq!(outcome.part("2").conditions, [Condition::OverBudget]);
+    assert!(outcome.part("2").text.len() <= 97 << 20);
+}
+
+#[test]
 fn slides_and_their_notes_are_read() {
     let slide = |text: &str| {
         format!(

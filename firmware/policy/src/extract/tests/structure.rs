@@ -123,6 +123,13 @@ fn a_stored_message_is_read_like_an_attached_one() {
 }
 
 #[test]
+fn returned_headers_are_decoded_and_read_as_they_stand() {
+    let body = "Subject: =?utf-8?Q?4111?= =?utf-8?Q?_1111_1111_1111?=\r\n\r\n5500 0000 0000 0004";
+    let outcome = read(single("Content-Type: text/rfc822-headers\r\n", body));
+    assert!(outcome.shows(CARD) && outcome.shows("5500 0000 0000 0004"));
+}
+
+#[test]
 fn a_fragment_of_a_message_is_unread() {
     let outcome = read(single("Content-Type: message/partial; id=a; number=1; total=2\r\n", CARD));
     assert!(outcome.shows(CARD) && outcome.has(&Condition::Unread("partial".to_owned())));
