@@ -22,6 +22,13 @@ impl<'a> From<Cow<'a, str>> for Decoded<'a> {
 
 /// Decodes `bytes` by `label` (any case, empty when there was none).
 pub(super) fn decode<'a>(bytes: &'a [u8], label: &str) -> Decoded<'a> {
+    // The mark of UTF-32 begins like that of UTF-16.
+    for (mark, little_endian) in [(b"\xff\xfe\0\0", true), (b"\0\0\xfe\xff", false)] {
+        if let Some(rest) = bytes.strip_prefix(mark) {
+            let others = vec![UTF_16LE.decode_without_bom_handling(bytes).0.into_owned()];
+            return Decoded { text: utf32(rest, little_endian).into(), others };
+        }
+    }
     if let Some((encoding, bom)) = Encoding::for_bom(bytes) {
         // Clients differ in whether the mark or the label wins.
         let text = encoding.decode_without_bom_handling(bytes.get(bom..).unwrap_or_default()).0;
@@ -79,6 +86,10 @@ fn guess(bytes: &[u8]) -> Decoded<'_> {
     if let Some(big_endian) = looks_wide(bytes) {
         let encoding = if big_endian { UTF_16BE } else { UTF_16LE };
         decoded.others.push(encoding.decode_without_bom_handling(bytes).0.into_owned());
+        // Three zeros for each character: UTF-32.
+        if memchr::memchr_iter(0, bytes).count() * 8 > bytes.len() * 5 {
+            decoded.others.push(utf32(bytes, !big_endian));
+        }
     }
     decoded
 }
@@ -208,8 +219,10 @@ mod tests {
         }
         let le: Vec<u8> = CARD.chars().flat_map(|c| (c as u32).to_le_bytes()).collect();
         let be: Vec<u8> = CARD.chars().flat_map(|c| (c as u32).to_be_bytes()).collect();
-        for label in ["utf-32", "utf-32le", "utf-32be"] {
+        for label in ["utf-32", "utf-32le", "utf-32be", "us-ascii", ""] {
             assert!(found(&decode(&le, label)) && found(&decode(&be, label)), "{label}");
+            assert!(found(&decode(&[b"\xff\xfe\0\0", le.as_slice()].concat(), label)), "{label}");
+            assert!(found(&decode(&[b"\0\0\xfe\xff", be.as_slice()].concat(), label)), "{label}");
         }
     }
 

@@ -145,6 +145,13 @@ pub(super) fn file(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut
         return item.emit_unread(kind, Condition::OverBudget, sink);
     }
     match kind {
+        // Its header says what it is: a charset of which too little is ASCII to be known by its octets.
+        "unknown" if item.declared.starts_with("text/") => {
+            if item.charsets.is_empty() {
+                item.note(Condition::Unread(kind.to_owned()));
+            }
+            text(item, "text", bytes, budget, sink);
+        }
         "zip" => archive::zip(item, bytes, budget, sink),
         "gzip" => archive::gzip(item, bytes, budget, sink),
         "pkcs7" => cms::signed_or_encrypted(item, bytes, budget, sink),

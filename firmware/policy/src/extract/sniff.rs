@@ -213,7 +213,16 @@ fn high_is_text(head: &[u8]) -> bool {
     }
 }
 
+/// UTF-16, or UTF-32, which looks like it with a zero between all characters.
 fn wide_is_text(head: &[u8], big_endian: bool) -> bool {
+    let quads = head.as_chunks::<4>().0;
+    let character = |quad: &[u8; 4]| {
+        let code = if big_endian { u32::from_be_bytes(*quad) } else { u32::from_le_bytes(*quad) };
+        code < 0x1_0000 && char::from_u32(code).is_some_and(|c| !c.is_control() || c.is_whitespace())
+    };
+    if !quads.is_empty() && quads.iter().all(character) {
+        return true;
+    }
     let control = |unit: &[u8; 2]| {
         let unit = if big_endian { u16::from_be_bytes(*unit) } else { u16::from_le_bytes(*unit) };
         unit < 0x20 && !matches!(unit, 9 | 10 | 13)

@@ -48,6 +48,9 @@ fn in_charsets_that_hide_ascii() {
         ("utf-16le", wide(false)),
         ("utf-16be", wide(true)),
         ("us-ascii", wide(false)),
+        ("utf-32le", CARD.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect()),
+        ("utf-32", CARD.chars().flat_map(|c| u32::from(c).to_be_bytes()).collect()),
+        ("ibm037", CARD.bytes().map(|b| if b == b' ' { 0x40 } else { 0xf0 + (b - b'0') }).collect()),
         ("utf-7", b"+ADQ-111 1111 +ADEAMQAxADE- 1111".to_vec()),
     ] {
         let fields = format!("Content-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: base64\r\n");
