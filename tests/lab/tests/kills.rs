@@ -1,6 +1,6 @@
 //! kill -9 under load: every mail whose 250 the client saw arrives, and doubles come only where they may (item 3).
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use lab::{
     layout::Layout,
@@ -23,6 +23,9 @@ use std::{
 const KILLS: usize = 20;
 const CLIENTS: usize = 4;
 
+/// The next hop may still read and store what was sent before the kill.
+const ON_THE_WIRE: jiff::SignedDuration = jiff::SignedDuration::from_millis(500);
+
 /// What the clients know: message IDs with a 250, and those that were tried without one.
 #[derive(Default)]
 struct Known {
@@ -38,7 +41,7 @@ fn send_on(server: SocketAddr, known: &Mutex<Known>, stop: &AtomicBool, seed: u6
     let mut count = seed;
     while !stop.load(Ordering::Relaxed) || again.is_some() {
         count += 1;
-        let (id, secure) = again.take().unwrap_or_else(|| (message_id(), count.is_multiple_of(4)));
+        let (id, secure) = again.take().unwrap_or_else(|| (message_id(), count.is_multiple_of(12)));
         let text = if secure { "SSN 536-22-8145" } else { "nothing to hide" };
         let mut parts = vec![Part::text(text)];
         if count.is_multiple_of(16) {
@@ -121,20 +124,25 @@ fn every_acknowledged_mail_survives_twenty_kills() {
     assert!(stored.len() >= secured, "{} of {secured} secured mails reached the cloud", stored.len());
     assert!(!copies.keys().any(|id| known.secured.contains(id)), "a secured mail went out by SMTP");
 
-    let (mut client_doubles, mut kill_doubles) = (0, 0);
+    let (mut client_doubles, mut kill_doubles, mut reply_lost) = (0, 0, 0);
     for (id, times) in copies.iter().filter(|(_, times)| times.len() > 1) {
         if known.unanswered.contains(id) {
             client_doubles += 1;
             continue;
         }
-        // Acknowledged once and delivered twice: a kill must lie between the two, shortly after the first.
-        let between = kills.iter().any(|kill| times[0] <= *kill && *kill <= times[1]);
-        assert!(between && times.len() == 2, "{id} came {} times without a reason: {times:?}", times.len());
-        kill_doubles += 1;
+        assert_eq!(times.len(), 2, "{id} came more than twice: {times:?}");
+        if kills.iter().any(|kill| times[0] <= *kill && *kill <= times[1]) {
+            kill_doubles += 1;
+        } else if kills.iter().any(|kill| times[0] - ON_THE_WIRE <= *kill && *kill <= times[1]) {
+            reply_lost += 1;
+        } else {
+            panic!("{id} came twice without a reason: {times:?}");
+        }
     }
     println!(
         "{KILLS} kills: {} acknowledged ({secured} secured), {} unanswered at first, all arrived; doubles: {client_doubles} \
-         sent again by the client, {kill_doubles} killed between the next hop's reply and the settle's sync",
+         sent again by the client, {kill_doubles} killed between the next hop's reply and the settle's sync, {reply_lost} \
+         killed with the final dot on the wire, whose reply reached nobody",
         known.acknowledged.len(),
         known.unanswered.len(),
     );
