@@ -54,16 +54,13 @@ impl Routes {
         let Some(own) = verdict.recipients.get(usize::from(index)) else {
             return (Destination::Cloud, Some("no verdict for this recipient".to_owned()));
         };
-        let held = |why: &str| match &own.rule {
-            Some(rule) => Some(format!("{why} by rule {rule}")),
-            None => Some(why.to_owned()),
-        };
+        let rule = own.rule.as_ref().map_or_else(|| "policy".to_owned(), |rule| format!("rule \"{rule}\""));
         match own.action {
             Action::Relay => (ordinary, None),
             Action::Secure => (Destination::Cloud, None),
-            Action::Hold => (self.after_release(index, ordinary, verdict), held("held")),
+            Action::Hold => (self.after_release(index, ordinary, verdict), Some(rule)),
             // A rejected message gets 550 and is never planned. Should one come this far, it waits.
-            Action::Reject => (Destination::Cloud, held("rejected")),
+            Action::Reject => (Destination::Cloud, Some(format!("rejected by {rule}"))),
         }
     }
 
@@ -152,8 +149,8 @@ mod tests {
         assert_eq!(
             routes().plan(&envelope(&["a@out.example", "b@out.example"]), &verdict),
             [
-                group(Destination::Smarthost, &[0], Some("held by rule r")),
-                group(Destination::Cloud, &[1], Some("held by rule r")),
+                group(Destination::Smarthost, &[0], Some("rule \"r\"")),
+                group(Destination::Cloud, &[1], Some("rule \"r\"")),
             ]
         );
     }

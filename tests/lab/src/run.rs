@@ -38,10 +38,11 @@ pub fn run(layout: Layout) -> io::Result<()> {
                 _ = terminate.recv() => return Ok(()),
                 _ = tick.tick() => {}
             }
-            for log in &mut logs {
-                for event in log.poll()? {
-                    println!("{}", describe(&event));
-                }
+            let [appliance, cloud] = &mut logs;
+            // Both ends of a secured delivery log it; the appliance's word is the one that counts.
+            let stored = |event: &Event| event.name != "secured";
+            for event in appliance.poll()?.into_iter().chain(cloud.poll()?.into_iter().filter(stored)) {
+                println!("{}", describe(&event));
             }
             if let Some(appliance) = system.appliance()
                 && let Some(status) = appliance.ended()?
