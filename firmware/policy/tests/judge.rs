@@ -241,3 +241,45 @@ fn explain_names_the_rule_for_each_recipient() {
     assert!(shown.contains("secure  bob@out.example  (us_ssn)"), "{shown}");
     assert!(!shown.contains("536-22"), "{shown}");
 }
+
+fn html(body: &str) -> String {
+    format!(
+        "Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<html><body>{body}</body></html>\r\n"
+    )
+}
+
+#[test]
+fn numbers_split_over_tags_and_cells_are_found() {
+    let policy = policy(vec![secure_if("iban"), secure_if("us_ssn"), secure_if("credit_card")], vec![]);
+    let iban: String = ["DE89", "3704", "0044", "0532", "0130", "00"].map(|c| format!("<td>{c}</td>")).concat();
+    for body in [
+        &format!("<table><tr>{iban}</tr></table>"),
+        "<p>SSN 5<b>36</b>-<i>22</i>-18<span>74</span></p>",
+        "<p>SSN &#53;36&#45;22&ndash;1874</p>",
+        "<table><tr><th>SSN</th></tr><tr><td>536</td><td>22</td><td>1874</td></tr></table>",
+        "<p>card 4111&nbsp;1111&nbsp;1111&nbsp;<span style=\"color:red\">1111</span></p>",
+        "<p>4111&#8203;1111&#8203;1111&#8203;1111</p>",
+    ] {
+        assert_eq!(judge(&policy, html(body).as_bytes(), &InProcess).recipients[0].action, Action::Secure, "{body}");
+    }
+}
+
+#[test]
+fn tables_of_ordinary_numbers_are_ordinary_mail() {
+    let rules = settings::DETECTORS.iter().map(|name| secure_if(name)).collect();
+    let policy = policy(rules, vec![]);
+    let mut state = 7u64;
+    let mut rows = String::new();
+    for _ in 0..2_000 {
+        let mut cells = String::new();
+        for width in [4, 3, 2, 4, 4, 4, 1, 9] {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let number = (state >> 33) % 10u64.pow(width);
+            cells.push_str(&format!("<td>{number}</td>"));
+        }
+        rows.push_str(&format!("<tr>{cells}</tr>\r\n"));
+    }
+    let table = format!("<table><tr><th>Item</th><th>Quantity</th><th>Year</th></tr>{rows}</table>");
+    let verdict = judge(&policy, html(&table).as_bytes(), &InProcess);
+    assert_eq!(verdict.recipients[0].action, Action::Relay, "{:?}", verdict.matches);
+}
