@@ -37,7 +37,9 @@ fn alone() -> MutexGuard<'static, ()> {
 fn pool(count: usize, memory: u64) -> Pool {
     let pool = Pool::start_as(count, Plan { program: env!("CARGO_BIN_EXE_postern").into(), memory }).unwrap();
     let start = Instant::now();
-    while children().len() < count {
+    let is_closed =
+        |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("Seccomp:\t2"));
+    while children().iter().filter(|pid| is_closed(pid)).count() < count {
         assert!(start.elapsed() < Duration::from_secs(10), "workers do not start");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -159,6 +161,7 @@ fn probe() {
 
 #[test]
 fn the_sandbox_forbids_files_sockets_and_processes() {
+    let _alone = alone();
     let probe = |what: &str| {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "probe", "--nocapture"]).env("POSTERN_TEST_PROBE", what);
@@ -243,6 +246,22 @@ fn a_small_job_leaves_its_worker_in_place_and_a_large_one_leaves_no_large_worker
         let pages: Vec<u64> = memory.split_ascii_whitespace().map(|n| n.parse().unwrap()).collect();
         assert!(pages[1] - pages[2] < (16 << 20) / 4096, "after {mebibytes} MiB: {memory}");
     }
+}
+
+#[test]
+fn a_worker_whose_socket_closes_ends_cleanly_inside_its_sandbox() {
+    let _alone = alone();
+    let (mut stream, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
+        .arg("worker")
+        .stdin(std::os::fd::OwnedFd::from(theirs.try_clone().unwrap()))
+        .stdout(std::os::fd::OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    protocol::send(&mut stream, &protocol::Setup { memory: MEMORY }).unwrap();
+    assert!(protocol::receive::<protocol::Ready>(&mut stream).unwrap().is_some());
+    drop(stream);
+    assert_eq!(child.wait().unwrap().into_raw(), 0);
 }
 
 #[test]

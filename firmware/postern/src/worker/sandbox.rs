@@ -90,6 +90,10 @@ fn filter(statm: RawFd) -> Result<BpfProgram, Box<dyn std::error::Error>> {
         let bits = i64::from(libc::PROT_EXEC);
         SeccompRule::new(vec![argument(index, SeccompCmpOp::MaskedEq(bits.cast_unsigned()), 0)?])
     };
+    let descriptor_state = SeccompRule::new(vec![
+        argument(0, SeccompCmpOp::Eq, statm.into())?,
+        argument(1, SeccompCmpOp::Eq, libc::F_GETFD.into())?,
+    ])?;
     let rules: BTreeMap<i64, Vec<SeccompRule>> = [
         // Jobs come in on standard input.
         (libc::SYS_read, vec![descriptor(0)?]),
@@ -110,6 +114,9 @@ fn filter(statm: RawFd) -> Result<BpfProgram, Box<dyn std::error::Error>> {
         (libc::SYS_getrandom, vec![]),
         // How far the worker has grown, from /proc/self/statm.
         (libc::SYS_pread64, vec![descriptor(statm)?]),
+        // The same file at the end; a debug build asks first whether it is open.
+        (libc::SYS_close, vec![descriptor(statm)?]),
+        (libc::SYS_fcntl, vec![descriptor_state]),
         // Return from the handler that tells a stack overflow, and the stack given back at the end.
         (libc::SYS_rt_sigreturn, vec![]),
         (libc::SYS_sigaltstack, vec![]),
