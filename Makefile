@@ -28,7 +28,8 @@ check: setup deny
 
 ## tables of speed and memory against Postfix in the same run; figures in target/bench.json
 bench: setup
-	tests/bench/run.sh
+	cargo build -q --release -p postern -p lab
+	cargo run -q --release -p lab --bin lab -- bench
 
 ## a minute of each fuzz target (nightly Rust)
 fuzz: setup

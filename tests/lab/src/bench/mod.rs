@@ -5,6 +5,8 @@
 //! both peers keep their default durability; nothing is judged here, figures are printed. A crash leaves a temporary
 //! folder.
 
+mod crates;
+
 use crate::{
     accounting::{cpu_time, proportional_memory},
     layout::Layout,
@@ -67,6 +69,8 @@ pub fn run(dir: &Path, port_base: u16) -> io::Result<Figures> {
     let body = dir.join("message.txt");
     fs::write(&body, english_message(SIZE))?;
     figures.insert("disk.fdatasync_ms".into(), fdatasync_latency(dir)?);
+
+    crates::add(&mut figures)?;
 
     let ceiling_sink = Sink::start(SinkConfig::counting(free_port()?))?;
     let ceiling = measure(&ceiling_sink, None, ceiling_sink.addr(), &body, true)?;
