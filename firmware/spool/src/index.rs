@@ -11,7 +11,7 @@ mod thread;
 mod verify;
 
 pub(crate) use rows::{MessageRow, RowWrite};
-pub(crate) use thread::{Request, Requests, Worker, flush};
+pub(crate) use thread::{Kept, Request, Requests, Worker, flush};
 pub(crate) use verify::verify;
 
 use crate::{

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 /// The proof that a message is on stable storage: what the 250 after the final dot needs.
 ///
 /// It can't be made outside the spool:
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// let forged = spool::Receipt { message: mail::MessageId::generate() };
 /// ```
 #[derive(Debug)]

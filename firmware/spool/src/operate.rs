@@ -9,7 +9,7 @@ use crate::{
     ChangedRow, EventKind, Filter, Group, Held, HeldBy, IndexError, Life, OperateError, Row, SetAside, Spool, Stats,
     aside,
     fact::{Fact, event},
-    index::{self, Request},
+    index::{self, Kept, Request},
     lane::Job,
     queue::micros,
     record::Kind,
@@ -83,7 +83,7 @@ impl Spool {
     /// # Errors
     /// See [`OperateError`]; `Confidential` where a group would leave the cloud's path.
     pub async fn reroute(&self, id: MessageId, to: Destination) -> Result<(), OperateError> {
-        self.resident(id).await?;
+        let kept = self.resident(id).await?;
         let recorded = {
             let mut state = self.shared().queue.lock();
             let message = state.messages.get_mut(&id).ok_or(OperateError::Unknown(id))?;
@@ -113,6 +113,7 @@ impl Spool {
             }
             self.submit(&mut state, id, Kind::Reroute, fact)?
         };
+        drop(kept);
         answered(recorded).await
     }
 
@@ -121,7 +122,7 @@ impl Spool {
     /// # Errors
     /// See [`OperateError`].
     pub async fn delete(&self, id: MessageId) -> Result<(), OperateError> {
-        self.resident(id).await?;
+        let kept = self.resident(id).await?;
         let recorded = {
             let mut state = self.shared().queue.lock();
             let message = state.messages.get(&id).ok_or(OperateError::Unknown(id))?;
@@ -132,6 +133,7 @@ impl Spool {
             let fact = Fact { gone, groups: Vec::new(), events: vec![event(None, EventKind::Deleted)] };
             self.submit(&mut state, id, Kind::Delete, fact)?
         };
+        drop(kept);
         answered(recorded).await
     }
 
@@ -205,10 +207,10 @@ impl Spool {
         self.shared().index.ask(Request::Flush).await
     }
 
-    async fn resident(&self, id: MessageId) -> Result<(), OperateError> {
-        if !self.shared().index.ask(|answer| Request::Load(id, answer)).await? {
-            return Err(OperateError::Unknown(id));
-        }
+    /// Has a message in memory, with its key, as long as the answer lives.
+    async fn resident(&self, id: MessageId) -> Result<Kept, OperateError> {
+        let kept = self.shared().index.ask(|answer| Request::Keep(id, answer)).await?;
+        let kept = kept.ok_or(OperateError::Unknown(id))?;
         let place = {
             let state = self.shared().queue.lock();
             let message = state.messages.get(&id).filter(|message| !message.finished);
@@ -220,7 +222,7 @@ impl Spool {
             let key = self.shared().open_key(id, place).map_err(|_| OperateError::Nothing(id))?;
             self.shared().queue.lock().change(id, |message| message.key = Some(key));
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Gives every group for which `to` has one its new state.
@@ -231,7 +233,7 @@ impl Spool {
         what: EventKind,
         to: impl Fn(Group) -> Option<Group>,
     ) -> Result<(), OperateError> {
-        self.resident(id).await?;
+        let kept = self.resident(id).await?;
         let recorded = {
             let mut state = self.shared().queue.lock();
             let message = state.messages.get(&id).ok_or(OperateError::Unknown(id))?;
@@ -243,6 +245,7 @@ impl Spool {
             let events = groups.iter().map(|group| event(Some(group.number), what.clone())).collect();
             self.submit(&mut state, id, kind, Fact { gone: Vec::new(), groups, events })?
         };
+        drop(kept);
         answered(recorded).await
     }
 

@@ -300,6 +300,7 @@ impl State {
             let needed = message.dirty
                 || message.flushing
                 || message.pending > 0
+                || message.kept > 0
                 || message.groups.iter().any(|entry| entry.busy || in_window(entry));
             if !needed {
                 self.messages.remove(&id);

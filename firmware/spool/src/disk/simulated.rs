@@ -488,3 +488,6 @@ impl Random {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

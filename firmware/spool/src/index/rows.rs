@@ -175,6 +175,7 @@ pub(super) fn load(connection: &Connection, id: MessageId) -> Result<Option<Mess
                 stored: true,
                 dirty: false,
                 flushing: false,
+                kept: 0,
                 finished: false,
             };
             Ok((message, lists))

@@ -29,8 +29,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) enum Request {
     Refill(Destination),
-    /// Makes a message resident.
-    Load(MessageId, oneshot::Sender<Result<bool, IndexError>>),
+    /// Brings a message into memory and keeps it there; `None`: there is no such message.
+    Keep(MessageId, oneshot::Sender<Result<Option<Kept>, IndexError>>),
     List(Filter, usize, oneshot::Sender<Result<Vec<Row>, IndexError>>),
     Life(MessageId, oneshot::Sender<Result<Option<Life>, IndexError>>),
     Flush(oneshot::Sender<Result<(), IndexError>>),
@@ -75,6 +75,22 @@ impl Requests {
     }
 }
 
+/// Keeps a message in memory.
+pub(crate) struct Kept {
+    shared: Arc<Shared>,
+    id: MessageId,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut state = self.shared.queue.lock();
+        if let Some(message) = state.messages.get_mut(&self.id) {
+            message.kept = message.kept.saturating_sub(1);
+        }
+        state.evict([self.id]);
+    }
+}
+
 /// The thread's state.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -111,8 +127,8 @@ impl Worker {
         match request {
             Request::Stop => {}
             Request::Refill(destination) => self.refill(&destination),
-            Request::Load(id, answer) => {
-                let _ = answer.send(self.load(id));
+            Request::Keep(id, answer) => {
+                let _ = answer.send(self.keep(id));
             }
             Request::List(filter, limit, answer) => {
                 let _ = answer.send(self.list(&filter, limit));
@@ -190,6 +206,8 @@ impl Worker {
                     line.outside(*last);
                 }
                 line.refilling = false;
+                // Of a message with several groups, some may be outside the window.
+                state.evict(keys.iter().map(|(_, id, _)| *id));
             }
             Err(error) => {
                 self.note(&error);
@@ -243,14 +261,22 @@ impl Worker {
         Ok(true)
     }
 
+    fn keep(&self, id: MessageId) -> Result<Option<Kept>, IndexError> {
+        if !self.load(id)? {
+            return Ok(None);
+        }
+        Ok(self.shared.queue.lock().messages.get_mut(&id).map(|message| {
+            message.kept += 1;
+            Kept { shared: Arc::clone(&self.shared), id }
+        }))
+    }
+
     fn life(&mut self, id: MessageId) -> Result<Option<Life>, IndexError> {
         if let Some(past) = self.shared.queue.lock().past(id) {
             let (acceptance, size, events) = (past.acceptance.clone(), past.size, past.events.clone());
             return Ok(Some(Life { acceptance, size, groups: Vec::new(), events }));
         }
-        if !self.load(id)? {
-            return Ok(None);
-        }
+        let Some(_kept) = self.keep(id)? else { return Ok(None) };
         let (place, key, snapshot, mut life) = {
             let state = self.shared.queue.lock();
             let Some(message) = state.messages.get(&id) else { return Ok(None) };
@@ -266,7 +292,6 @@ impl Worker {
             Ok,
         );
         life.acceptance = snapshot.ok().map(|snapshot| Arc::clone(&snapshot.acceptance));
-        self.shared.queue.lock().evict([id]);
         Ok(Some(life))
     }
 }

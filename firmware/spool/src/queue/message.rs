@@ -82,6 +82,8 @@ pub(crate) struct Message {
     pub dirty: bool,
     /// The index is writing a state of it.
     pub flushing: bool,
+    /// Operators' requests that need it in memory.
+    pub kept: u32,
     /// No group is left; kept until the index has removed the row.
     pub finished: bool,
 }
@@ -126,6 +128,7 @@ impl Message {
             stored: false,
             dirty: true,
             flushing: false,
+            kept: 0,
             finished: false,
         }
     }
