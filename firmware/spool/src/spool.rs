@@ -36,12 +36,12 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The last handle may go in an asynchronous task, so nobody is waited for here; `close` waits.
+        // A process that ends while the index thread is inside SQLCipher would pull the cryptographic library away from
+        // under it. In asynchronous code `close` waits without blocking, and leaves nothing to wait for here.
         self.stop();
         let mut threads = self.take_threads();
         let index = threads.pop();
-        let shared = Arc::clone(&self.shared);
-        let _ = std::thread::Builder::new().name("spool-end".into()).spawn(move || join(threads, &shared, index));
+        join(threads, &self.shared, index);
     }
 }
 
