@@ -20,14 +20,18 @@ enum Command {
     /// Send real mails through a lab of its own and compare what happened with what must happen
     Demo,
     /// Measure speed and memory beside Postfix
-    Bench,
+    Bench {
+        /// Leave out the benchmarks of single crates
+        #[arg(long)]
+        relay: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run => Layout::from_environment().and_then(run::run).map(|()| true),
         Command::Demo => demo::run(),
-        Command::Bench => run_bench().map(|()| true),
+        Command::Bench { relay } => run_bench(!relay).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,9 +43,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_bench() -> io::Result<()> {
+fn run_bench(crates: bool) -> io::Result<()> {
     let folder = tempfile::Builder::new().prefix("postern-bench").tempdir()?;
-    let figures = bench::run(folder.path(), lab::process::free_port_base()?)?;
+    let figures = bench::run(folder.path(), lab::process::free_port_base()?, crates)?;
     for (name, value) in &figures {
         println!("{name:<42} {value:>12.2}");
     }
@@ -50,6 +54,6 @@ fn run_bench() -> io::Result<()> {
         std::fs::create_dir_all(parent)?;
     }
     std::fs::write(&file, serde_json::to_string_pretty(&figures)?)?;
-    println!("\nwritten to {}", file.display());
+    println!("\nwritten to target/bench.json");
     Ok(())
 }

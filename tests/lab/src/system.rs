@@ -39,6 +39,12 @@ pub struct Options {
     pub no_cloud: bool,
     /// The parts' folder for temporary files.
     pub temporary: Option<PathBuf>,
+    /// What the appliance's command line is handed to, for example `unshare --mount`; empty: it runs as it is.
+    pub appliance_through: Vec<String>,
+    /// The appliance's program instead of the one that was built.
+    pub appliance_program: Option<PathBuf>,
+    /// More arguments for the cloud service.
+    pub cloud_arguments: Vec<String>,
 }
 
 impl Options {
@@ -61,7 +67,8 @@ pub struct System {
     pub internal: Sink,
     cloud: Option<Process>,
     appliance: Option<Process>,
-    options: Options,
+    /// What the next start of each part uses.
+    pub options: Options,
 }
 
 impl System {
@@ -104,7 +111,8 @@ impl System {
             .arg(layout.path("cloud-master.key"))
             .args(["--api", &layout.cloud_api().to_string(), "--portal", &layout.portal().to_string()])
             .args(["--portal-url", &format!("https://{}", layout.portal())])
-            .args(["--smtp", &layout.sink().to_string()]);
+            .args(["--smtp", &layout.sink().to_string()])
+            .args(&self.options.cloud_arguments);
         self.options.set_temporary(&mut command);
         let mut process = Process::start("cloud service", command, &layout.path("log/cloud.log"))?;
         wait_for_port(&mut process, layout.cloud_api(), START)?;
@@ -146,7 +154,18 @@ impl System {
             )?;
         }
         let tcti = self.options.tcti.clone().unwrap_or_else(|| self.tpm.tcti());
-        let mut command = Command::new(sibling("postern")?);
+        let program = match &self.options.appliance_program {
+            Some(program) => program.clone(),
+            None => sibling("postern")?,
+        };
+        let mut command = match self.options.appliance_through.split_first() {
+            Some((through, arguments)) => {
+                let mut command = Command::new(through);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command
             .args(["run", "--data"])
             .arg(layout.path("appliance"))
@@ -163,11 +182,6 @@ impl System {
         self.options.set_temporary(&mut command);
         self.appliance = Some(Process::start("appliance", command, &layout.path("log/appliance.log"))?);
         Ok(())
-    }
-
-    /// The next start of the appliance reaches its TPM this way.
-    pub fn use_tcti(&mut self, tcti: &str) {
-        self.options.tcti = Some(tcti.to_owned());
     }
 
     /// The appliance's process.

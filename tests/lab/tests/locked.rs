@@ -124,7 +124,7 @@ fn a_tpm_that_takes_thirty_seconds_locks_and_opens_by_itself_when_it_answers() {
     system.stop_appliance().unwrap();
     let proxy = Proxy::before(system.tpm.port()).unwrap();
     proxy.delay(Duration::from_secs(30));
-    system.use_tcti(&proxy.tcti());
+    system.options.tcti = Some(proxy.tcti());
     system.start_appliance().unwrap();
     assert_locked(&system, "answered");
     proxy.delay(Duration::ZERO);

@@ -13,7 +13,7 @@ use crate::{
     postfix::Postfix,
     process::free_port,
     sink::{Sink, SinkConfig},
-    system::{Options, System},
+    system::{Options, System, lab_settings},
 };
 use std::{
     collections::BTreeMap,
@@ -60,17 +60,21 @@ impl Run {
     }
 }
 
-/// Runs everything and returns the figures.
+/// Runs everything, the benchmarks of single crates only if asked to, and returns the figures.
 ///
 /// # Errors
 /// A part does not start, or mail does not arrive.
-pub fn run(dir: &Path, port_base: u16) -> io::Result<Figures> {
+pub fn run(dir: &Path, port_base: u16, crates: bool) -> io::Result<Figures> {
     let mut figures = Figures::new();
     let body = dir.join("message.txt");
-    fs::write(&body, english_message(SIZE))?;
+    // smtp-source ends the lines of its file with CR LF itself.
+    let lines: Vec<u8> = english_message(SIZE).into_iter().filter(|b| *b != b'\r').collect();
+    fs::write(&body, lines)?;
     figures.insert("disk.fdatasync_ms".into(), fdatasync_latency(dir)?);
 
-    crates::add(&mut figures)?;
+    if crates {
+        crates::add(&mut figures)?;
+    }
 
     let ceiling_sink = Sink::start(SinkConfig::counting(free_port()?))?;
     let ceiling = measure(&ceiling_sink, None, ceiling_sink.addr(), &body, true)?;
@@ -95,7 +99,12 @@ fn postern_run(dir: &Path, port_base: u16, body: &Path, reuse: bool, figures: &m
     let lab = dir.join(if reuse { "postern" } else { "postern-new" });
     let layout = Layout::new(&lab, port_base)?;
     let sink = Sink::start(SinkConfig::counting(layout.sink()))?;
-    let mut system = System::start(layout, Options { foreign_next_hop: true, no_cloud: true, ..Options::default() })?;
+    // All sessions come from one address here.
+    let networks = "networks = [\"127.0.0.0/8\"]\n";
+    let limits = format!("{networks}max_sessions = {0}\nmax_sessions_per_client = {0}\n", SESSIONS + 100);
+    let settings = Some(lab_settings(&layout, false).replace(networks, &limits));
+    let options = Options { foreign_next_hop: true, no_cloud: true, settings, ..Options::default() };
+    let mut system = System::start(layout, options)?;
     let pid = system.appliance().map(|process| process.id()).ok_or_else(|| io::Error::other("no appliance"))?;
     if reuse {
         std::thread::sleep(Duration::from_secs(2));
