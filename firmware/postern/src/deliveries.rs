@@ -98,6 +98,7 @@ pub async fn run(pipeline: Arc<Pipeline>, mut stop: watch::Receiver<bool>) {
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        log::error!(error:%; "a delivery ended badly; it is tried again, please report this");
+        // The error itself may quote the message.
+        log::error!(panicked = error.is_panic(); "a delivery ended badly; it is tried again, please report this");
     }
 }

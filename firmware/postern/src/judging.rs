@@ -69,7 +69,8 @@ impl Judging {
             verdict
         });
         judged.await.unwrap_or_else(|error| {
-            log::error!(error:%; "judging ended badly; the message is undecidable");
+            // The error itself may quote the message.
+            log::error!(panicked = error.is_panic(); "judging ended badly; the message is undecidable");
             // No recipient has a verdict, so every one of them is held (delivery::Routes).
             Verdict { undecidable: Some("judging ended badly".to_owned()), ..Verdict::default() }
         })

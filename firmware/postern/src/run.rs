@@ -64,6 +64,11 @@ pub fn run(arguments: Arguments, socket: PathBuf) -> ExitCode {
         eprintln!("postern: logging can't be started ({error}); check journald's socket");
         return ExitCode::FAILURE;
     }
+    // A panic's text may quote mail; its place does not.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        log::error!(place:%; "a defect in Postern; please report its place");
+    }));
     match serve(arguments, &socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

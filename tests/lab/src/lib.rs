@@ -16,6 +16,7 @@ pub mod postfix;
 pub mod process;
 pub mod recipient;
 pub mod run;
+pub mod scene;
 pub mod sink;
 pub mod smtp;
 pub mod system;
