@@ -13,8 +13,8 @@ run: setup build
 demo: setup build
 	cargo run -q -p lab --bin lab -- demo
 
-## all that a commit must pass
-test: setup check build
+## all that a commit must pass; the binaries that the end-to-end tests start are built with the tests of their crates
+test: setup check
 	cargo nextest run --no-fail-fast $(CLOUD)
 	cargo nextest run --no-fail-fast $(FIRMWARE)
 	cargo test -q --doc $(FIRMWARE)
