@@ -235,17 +235,17 @@ impl CloudClient {
         }
     }
 
-    /// Set while the service is not asked, after failures in a row or because it said when to come back.
+    /// Set while the service fails: it is not asked, after failures in a row or because it said when to come back, or has
+    /// not been got through to since.
     #[must_use]
     pub fn suspension(&self) -> Option<Suspension> {
-        let (until, why) = self.gate.suspension()?;
-        Some(Suspension { destination: Destination::Cloud, until, why })
+        Some(Suspension::of(Destination::Cloud, self.gate.suspension()?))
     }
 
-    /// Until when the service is not asked; the retry must not be sooner.
+    /// Until when the service is not asked, past or to come; the retry must not be sooner.
     #[must_use]
     pub fn not_before(&self) -> Option<Timestamp> {
-        self.gate.suspension().map(|(until, _)| until)
+        self.gate.suspension().map(|pause| pause.until)
     }
 
     /// Asks the service again at once.

@@ -29,7 +29,17 @@ struct State {
     in_use: usize,
     failures: u32,
     pauses: u32,
+    /// When the first of the present failures was.
+    since: Option<Timestamp>,
     suspended: Option<Suspended>,
+}
+
+/// A destination that is not tried, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
+    pub(crate) why: Reply,
 }
 
 #[derive(Clone, Debug)]
@@ -38,14 +48,32 @@ struct Suspended {
     until: Instant,
     /// The same for people and for the spool.
     at: Timestamp,
+    since: Timestamp,
     why: Reply,
 }
 
 impl Suspended {
-    fn starting_now(pause: Duration, why: &Reply) -> Self {
+    fn lasts(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+impl State {
+    fn suspend(&mut self, pause: Duration, why: &Reply) {
         let now = Timestamp::now();
         let at = SignedDuration::try_from(pause).ok().and_then(|pause| now.checked_add(pause).ok()).unwrap_or(now);
-        Self { until: Instant::now() + pause, at, why: why.clone() }
+        let since = *self.since.get_or_insert(now);
+        self.suspended = Some(Suspended { until: Instant::now() + pause, at, since, why: why.clone() });
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.suspended.as_ref().is_some_and(Suspended::lasts)
+    }
+
+    fn recovered(&mut self) {
+        self.failures = 0;
+        self.pauses = 0;
+        self.since = None;
     }
 }
 
@@ -65,7 +93,7 @@ impl Gate {
     pub(crate) fn new(max: usize) -> Arc<Self> {
         let max = max.max(1);
         let limit = FIRST_LIMIT.min(max as f64);
-        let state = State { limit, in_use: 0, failures: 0, pauses: 0, suspended: None };
+        let state = State { limit, in_use: 0, failures: 0, pauses: 0, since: None, suspended: None };
         Arc::new(Self { max, state: Mutex::new(state), changed: Notify::new() })
     }
 
@@ -80,11 +108,8 @@ impl Gate {
             let changed = self.changed.notified();
             {
                 let mut state = self.state();
-                if let Some(suspended) = &state.suspended {
-                    if Instant::now() < suspended.until {
-                        return Err(refusal(suspended));
-                    }
-                    state.suspended = None;
+                if let Some(suspended) = state.suspended.as_ref().filter(|suspended| suspended.lasts()) {
+                    return Err(refusal(suspended));
                 }
                 if state.in_use < (state.limit as usize).max(1) {
                     state.in_use += 1;
@@ -95,17 +120,17 @@ impl Gate {
         }
     }
 
-    /// Until when nothing is tried, and why.
-    pub(crate) fn suspension(&self) -> Option<(Timestamp, Reply)> {
+    /// Until when nothing is tried, since when it fails, and why. Also told when the time is over, until it is known that
+    /// the destination works again.
+    pub(crate) fn suspension(&self) -> Option<Pause> {
         let state = self.state();
-        let suspended = state.suspended.as_ref().filter(|suspended| Instant::now() < suspended.until)?;
-        Some((suspended.at, suspended.why.clone()))
+        let suspended = state.suspended.as_ref()?;
+        Some(Pause { since: suspended.since, until: suspended.at, why: suspended.why.clone() })
     }
 
     /// Suspends for as long as the destination itself asked.
     pub(crate) fn suspend(&self, pause: Duration, why: &Reply) {
-        let suspended = Suspended::starting_now(pause.min(LONGEST_WISH), why);
-        self.state().suspended = Some(suspended);
+        self.state().suspend(pause.min(LONGEST_WISH), why);
         self.changed.notify_waiters();
     }
 
@@ -113,8 +138,7 @@ impl Gate {
     pub(crate) fn resume(&self) {
         let mut state = self.state();
         state.suspended = None;
-        state.failures = 0;
-        state.pauses = 0;
+        state.recovered();
         drop(state);
         self.changed.notify_waiters();
     }
@@ -124,8 +148,11 @@ impl Pass {
     /// The next hop took or refused a message in good order.
     pub(crate) fn succeeded(&self) {
         let mut state = self.0.state();
-        state.failures = 0;
-        state.pauses = 0;
+        state.recovered();
+        // One that was under way before says nothing about a suspension since.
+        if !state.is_suspended() {
+            state.suspended = None;
+        }
         let before = state.limit as usize;
         // One more for each full round of successes.
         state.limit = (state.limit + 1.0 / state.limit).min(self.0.max as f64);
@@ -141,13 +168,14 @@ impl Pass {
         let mut state = self.0.state();
         state.limit = (state.limit / 2.0).max(1.0);
         state.failures += 1;
-        if state.suspended.is_some() || (state.failures < FAILURES && state.pauses == 0) {
+        state.since.get_or_insert_with(Timestamp::now);
+        if state.is_suspended() || (state.failures < FAILURES && state.pauses == 0) {
             return false;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << state.pauses.min(8)).min(LONGEST_PAUSE);
         state.pauses += 1;
         state.limit = 1.0;
-        state.suspended = Some(Suspended::starting_now(pause, why));
+        state.suspend(pause, why);
         drop(state);
         // Those who wait for a place hear it too.
         self.0.changed.notify_waiters();
@@ -223,16 +251,28 @@ mod tests {
     async fn after_a_suspension_one_goes_alone_and_its_failure_suspends_for_longer() {
         let gate = Gate::new(10);
         let pass = enters(&gate).await.unwrap();
+        let before = Timestamp::now();
         let suspended = (0..FAILURES).filter(|_| pass.failed(&why())).count();
         assert_eq!(suspended, 1);
         drop(pass);
-        let first = gate.suspension().unwrap().0;
+        let first = gate.suspension().unwrap();
+        assert!(before <= first.since && first.since <= Timestamp::now());
         if let Some(suspended) = &mut gate.state().suspended {
             suspended.until = Instant::now();
         }
         let probe = enters(&gate).await.unwrap();
         assert!(enters(&gate).await.is_none(), "two probes at once");
         assert!(probe.failed(&why()));
-        assert!(gate.suspension().unwrap().0.duration_since(first) >= SignedDuration::from_secs(14));
+        let second = gate.suspension().unwrap();
+        assert!(second.until.duration_since(first.until) >= SignedDuration::from_secs(14));
+        assert_eq!(second.since, first.since, "it has failed since the first failure");
+        if let Some(suspended) = &mut gate.state().suspended {
+            suspended.until = Instant::now();
+        }
+        drop(probe);
+        let probe = enters(&gate).await.unwrap();
+        assert!(gate.suspension().is_some(), "a failure is told until something gets through");
+        probe.succeeded();
+        assert!(gate.suspension().is_none());
     }
 }

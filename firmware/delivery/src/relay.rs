@@ -11,7 +11,7 @@ mod pool;
 mod source;
 mod tls;
 
-use crate::trust::SetupError;
+use crate::{gate::Pause, trust::SetupError};
 use connection::Target;
 use jiff::Timestamp;
 use mail::{Address, Content, Destination, EnhancedCode, Envelope, Outcome, RecipientOutcome, Reply};
@@ -24,15 +24,23 @@ use std::{collections::HashMap, sync::Arc};
 /// Recipients of one transaction: what every server must take (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS: usize = 100;
 
-/// A destination that is not tried for a while.
+/// A destination that failed and was, or is, not tried for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// Which.
     pub destination: Destination,
-    /// When it is tried again.
+    /// When the first of its failures in a row was.
+    pub since: Timestamp,
+    /// When it is tried again; may have passed.
     pub until: Timestamp,
     /// What its last failure was.
     pub why: Reply,
+}
+
+impl Suspension {
+    pub(crate) fn of(destination: Destination, Pause { since, until, why }: Pause) -> Self {
+        Self { destination, since, until, why }
+    }
 }
 
 /// The SMTP client side: one queue of connections for each next hop.
@@ -91,20 +99,20 @@ impl Relay {
         }
     }
 
-    /// The destinations that are not tried at present.
+    /// The destinations that fail: not tried at present, or not got through to since.
     #[must_use]
     pub fn suspensions(&self) -> Vec<Suspension> {
-        let found = self.hops.iter().filter_map(|(destination, hop)| {
-            let (until, why) = hop.gate().suspension()?;
-            Some(Suspension { destination: destination.clone(), until, why })
-        });
+        let found = self
+            .hops
+            .iter()
+            .filter_map(|(destination, hop)| Some(Suspension::of(destination.clone(), hop.gate().suspension()?)));
         found.collect()
     }
 
-    /// Until when `destination` is not tried; the retry must not be sooner.
+    /// Until when `destination` is not tried, past or to come; the retry must not be sooner.
     #[must_use]
     pub fn not_before(&self, destination: &Destination) -> Option<Timestamp> {
-        self.hops.get(destination)?.gate().suspension().map(|(until, _)| until)
+        self.hops.get(destination)?.gate().suspension().map(|pause| pause.until)
     }
 
     /// Tries `destination` again at once.

@@ -58,7 +58,15 @@ impl Routes {
         match own.action {
             Action::Relay => (ordinary, None),
             Action::Secure => (Destination::Cloud, None),
-            Action::Hold => (self.after_release(index, ordinary, verdict), Some(rule)),
+            Action::Hold => {
+                // What could not be read is told at once: nobody can guess it from the rule's name.
+                let unread = verdict
+                    .matches
+                    .iter()
+                    .find(|m| own.rule.as_ref() == Some(&m.rule) && verdict.undecidable.as_ref() == Some(&m.because));
+                let why = unread.map_or_else(|| rule.clone(), |m| format!("{rule}: {}", m.because));
+                (self.after_release(index, ordinary, verdict), Some(why))
+            }
             // A rejected message gets 550 and is never planned. Should one come this far, it waits.
             Action::Reject => (Destination::Cloud, Some(format!("rejected by {rule}"))),
         }
@@ -159,9 +167,16 @@ mod tests {
     fn held_undecidable_content_never_leaves_by_smtp_to_the_outside() {
         let mut verdict = verdict(&[Action::Hold, Action::Hold]);
         verdict.undecidable = Some("encrypted".into());
+        verdict.matches.push(RuleMatch {
+            rule: "r".into(),
+            action: Some(Action::Hold),
+            because: "encrypted".into(),
+            recipients: vec![0, 1],
+        });
         let plan = routes().plan(&envelope(&["a@out.example", "b@corp.example"]), &verdict);
         assert_eq!(plan[0].destination, Destination::Cloud);
         assert_eq!(plan[1].destination, Destination::Internal("corp.example".into()));
+        assert_eq!(plan[0].held.as_deref(), Some("rule \"r\": encrypted"));
     }
 
     #[test]

@@ -13,5 +13,5 @@ mod listener;
 
 pub use acceptor::Acceptor;
 pub use certificate::{CertificateError, certificate, tls_config};
-pub use limits::Timeouts;
+pub use limits::{Sessions, Timeouts};
 pub use listener::Intake;

@@ -96,6 +96,18 @@ impl Places {
     }
 }
 
+/// Tells how many sessions there are at present. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sessions(pub(crate) Arc<Places>);
+
+impl Sessions {
+    /// How many there are, those that are ending among them.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner).all
+    }
+}
+
 /// One session's place; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -141,11 +153,13 @@ mod tests {
         let second = places.take(ip("::ffff:192.0.2.1"), true).unwrap();
         assert_eq!(places.take(ip("192.0.2.1"), true).unwrap_err(), Full::Client);
         let third = places.take(ip("192.0.2.2"), true).unwrap();
+        assert_eq!(Sessions(Arc::clone(&places)).count(), 3);
         assert_eq!(places.take(ip("192.0.2.3"), true).unwrap_err(), Full::All);
         drop(first);
         assert!(places.take(ip("192.0.2.1"), true).is_ok());
         drop((second, third));
         assert!(places.taken.lock().unwrap().by_client.is_empty());
+        assert_eq!(Sessions(places).count(), 0);
     }
 
     #[test]

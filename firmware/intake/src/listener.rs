@@ -6,7 +6,7 @@
 
 use crate::{
     Acceptor, Timeouts, connection,
-    limits::{Full, Place, Places},
+    limits::{Full, Place, Places, Sessions},
 };
 use mail::{Domain, Reply};
 use session::Peer;
@@ -51,6 +51,7 @@ pub struct Intake<A: Acceptor> {
     host: Domain,
     tls: Option<Arc<rustls::ServerConfig>>,
     timeouts: Timeouts,
+    places: Arc<Places>,
 }
 
 impl<A: Acceptor> Intake<A> {
@@ -62,7 +63,14 @@ impl<A: Acceptor> Intake<A> {
         host: Domain,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> Self {
-        Self { acceptor, settings, host, tls, timeouts: Timeouts::default() }
+        let places = Places::new(settings.max_sessions, settings.max_sessions_per_client);
+        Self { acceptor, settings, host, tls, timeouts: Timeouts::default(), places }
+    }
+
+    /// Counts this service's sessions, also once it serves.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions(Arc::clone(&self.places))
     }
 
     /// Other time bounds than RFC 5321's.
@@ -95,7 +103,7 @@ impl<A: Acceptor> Intake<A> {
             timeouts: self.timeouts,
             phase,
             networks: self.settings.networks,
-            places: Places::new(self.settings.max_sessions, self.settings.max_sessions_per_client),
+            places: self.places,
         });
         // Every task holds a sender; when all are gone, all sessions have ended.
         let (alive, mut ended) = mpsc::channel::<Infallible>(1);

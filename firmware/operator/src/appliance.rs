@@ -53,13 +53,22 @@ pub trait Appliance: Send + Sync + 'static {
     /// [`crate::Fault::Refused`] where they are not the words that were shown.
     fn confirm_recovery(&self, words: Secret) -> impl Future<Output = Result<(), Refusal>> + Send;
 
+    /// Replaces the recovery key by a new one, which is then to be shown and confirmed; the old words open nothing.
+    ///
+    /// # Errors
+    /// The key store can't be written; the old key holds.
+    fn renew_recovery(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Ends the pause of a destination that failed: an operator knows that it is back.
+    fn resume(&self, destination: &Destination);
+
     /// Enrols with the cloud service by a one-time code.
     ///
     /// # Errors
     /// No cloud in the settings, the code is refused, the service can't be reached.
     fn enrol(&self, code: Secret) -> impl Future<Output = Result<Enrolment, Refusal>> + Send;
 
-    /// Whether these settings could be taken into force here: files readable, regexes within the workers' limits.
+    /// Whether these settings could be taken into force here: files readable, addresses free to be listened on.
     /// Asked before the revision is recorded.
     ///
     /// # Errors
@@ -194,9 +203,9 @@ pub struct Enrolment {
 /// A destination that fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failing {
-    /// Which.
-    pub destination: Destination,
-    /// Since when.
+    /// As `queue list --to` takes it.
+    pub destination: String,
+    /// When the first of its failures in a row was.
     pub since: Timestamp,
     /// The last reply or error.
     pub error: String,
@@ -218,16 +227,14 @@ pub struct Alarm {
 pub struct KeyFacts {
     /// Why locked; `None` when open.
     pub locked: Option<Locked>,
-    /// The TPM as it names itself: manufacturer and firmware version; `None` where none answers.
-    pub tpm: Option<String>,
     /// Whether the seal is bound to this TPM and holds at the next start; false after an unlocking that lasts for this
     /// boot only.
     pub sealed: bool,
     /// Whether an operator has given the recovery key back.
     pub recovery_confirmed: bool,
-    /// SHA-256 of the device identity's public key, hexadecimal.
+    /// The device identity towards the cloud: `enrolled`, `needs-enrolment`, `unavailable`; `None` while locked.
     pub identity: Option<String>,
-    /// Number of the current epoch key.
+    /// Number of the epoch key that seals now; `None` while locked.
     pub epoch: Option<u32>,
 }
 

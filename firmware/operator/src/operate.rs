@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use ledger::{Ledger, LedgerError};
 use mail::MessageId;
 use serde_json::{Value, json};
-use spool::{Filter, IndexError, OperateError};
+use spool::{Filter, IndexError, OperateError, Spool};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -84,7 +84,7 @@ impl<A: Appliance> Operator<A> {
             }
             Request::QueueRetry { id } => {
                 let spool = self.appliance.opened()?.spool;
-                self.act_on(actor, "queue.retry", id, json!({}), async move { spool.retry(id).await }).await
+                self.act_on(actor, "queue.retry", id, json!({}), self.try_again(spool, id)).await
             }
             Request::QueueRelease { id } => {
                 let spool = self.appliance.opened()?.spool;
@@ -109,6 +109,10 @@ impl<A: Appliance> Operator<A> {
                 let confirm =
                     async { self.appliance.confirm_recovery(words).await.map(|()| Response::RecoveryConfirmed) };
                 self.act(actor, "keys.recovery.confirm", "", json!({}), confirm).await
+            }
+            Request::RecoveryRenew => {
+                let renew = async { self.appliance.renew_recovery().await.map(|()| Response::RecoveryRenewed) };
+                self.act(actor, "keys.recovery.renew", "", json!({}), renew).await
             }
             Request::Enrol { code } => {
                 let enrol = async { self.appliance.enrol(code).await.map(Response::Enrolled) };
@@ -147,6 +151,15 @@ impl<A: Appliance> Operator<A> {
             None => MessageLife::forgotten(id, audit),
         };
         Ok(Response::Message(Box::new(life)))
+    }
+
+    /// Makes a message due, and lets its destinations be tried even where they are paused after failures.
+    async fn try_again(&self, spool: Spool, id: MessageId) -> Result<(), OperateError> {
+        let rows = spool.list(Filter { message: Some(id), ..Filter::default() }, MOST_ROWS).await?;
+        for row in &rows {
+            self.appliance.resume(&row.group.destination);
+        }
+        spool.retry(id).await
     }
 
     /// An act on one message.

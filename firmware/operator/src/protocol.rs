@@ -95,6 +95,8 @@ pub enum Request {
         /// The recovery key.
         words: Secret,
     },
+    /// Replace the recovery key.
+    RecoveryRenew,
     /// Enrol with the cloud service.
     Enrol {
         /// The one-time code.
@@ -148,6 +150,8 @@ pub enum Response {
     },
     /// To [`Request::RecoveryConfirm`].
     RecoveryConfirmed,
+    /// To [`Request::RecoveryRenew`].
+    RecoveryRenewed,
     /// To [`Request::Enrol`].
     Enrolled(Enrolment),
     /// To [`Request::AuditVerify`].

@@ -13,7 +13,7 @@ use crate::{
     run::Arguments,
 };
 use jiff::Timestamp;
-use mail::Domain;
+use mail::Destination;
 use operator::{
     Adopted, Alarm, Appliance, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal, Secret,
     Unlocked,
@@ -84,15 +84,23 @@ impl Daemon {
             (self.arguments.data.clone(), self.arguments.settings.clone(), self.workers.clone());
         let opened = tokio::task::spawn_blocking(move || build::open(&data, first.as_deref(), keys, workers)).await;
         let open = Arc::new(opened.map_err(|error| BuildError::Part(error.to_string()))??);
-        let served = self.serve(&mut listeners, &open).await;
-        if let Err(error) = served {
-            if let Ok(open) = Arc::try_unwrap(open) {
-                open.close().await;
+        let settings = open.pipeline.live.parts().settings.clone();
+        let old = match self.serve(&mut listeners, &open, &settings) {
+            Ok(old) => old,
+            Err(error) => {
+                if let Ok(open) = Arc::try_unwrap(open) {
+                    open.close().await;
+                }
+                return Err(error);
             }
-            return Err(error);
+        };
+        {
+            let mut now = self.now();
+            (now.open, now.locked) = (Some(open), None);
         }
-        let mut now = self.now();
-        (now.open, now.locked) = (Some(open), None);
+        if let Some(old) = old {
+            old.stop().await;
+        }
         Ok(())
     }
 
@@ -103,7 +111,7 @@ impl Daemon {
     pub async fn begin_locked(&self, fault: &vault::Fault) -> Result<(), BuildError> {
         let mut listeners = self.changing.lock().await;
         log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
-        let locked = halves(fault);
+        let locked = Locked::of(fault, Timestamp::now());
         let plain = match Plain::load(&self.arguments.data) {
             Ok(plain) => plain,
             Err(error) => {
@@ -115,8 +123,7 @@ impl Daemon {
             None => None,
             Some(plain) => {
                 listeners.bind(&plain.listen).map_err(|error| BuildError::Part(error.to_string()))?;
-                let settings = locked_settings(plain);
-                let service = listeners.serve(Arc::new(acceptors::Locked), &settings, None);
+                let service = listeners.serve(Arc::new(acceptors::Locked), &plain.settings(), None);
                 Some(service.map_err(|error| BuildError::Part(error.to_string()))?)
             }
         };
@@ -132,10 +139,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Binds, then puts the service of `open` in the place of the one before.
-    async fn serve(&self, listeners: &mut Listeners, open: &Open) -> Result<(), BuildError> {
+    /// Binds, then puts a service of these settings in the place of the one before, which the caller stops.
+    fn serve(
+        &self,
+        listeners: &mut Listeners,
+        open: &Open,
+        settings: &Settings,
+    ) -> Result<Option<Service>, BuildError> {
         let part = |error: &dyn std::fmt::Display| BuildError::Part(error.to_string());
-        let settings = open.pipeline.live.parts().settings.clone();
         let tls = match &settings.intake.tls {
             Some(files) => intake::tls_config(files),
             None => intake::certificate(&self.arguments.data, &settings.host.name),
@@ -143,16 +154,10 @@ impl Daemon {
         let tls = tls.map_err(|error| part(&error))?;
         listeners.bind(&settings.intake.listen).map_err(|error| part(&error))?;
         let acceptor = Arc::new(acceptors::Open(open.pipeline.clone()));
-        let service = listeners.serve(acceptor, &settings, Some(tls)).map_err(|error| part(&error))?;
-        let old = {
-            let mut now = self.now();
-            now.listening = listeners.addresses();
-            now.service.replace(service)
-        };
-        if let Some(old) = old {
-            old.stop().await;
-        }
-        Ok(())
+        let service = listeners.serve(acceptor, settings, Some(tls)).map_err(|error| part(&error))?;
+        let mut now = self.now();
+        now.listening = listeners.addresses();
+        Ok(now.service.replace(service))
     }
 
     /// Asks the TPM again while the vault is locked, for faults that pass; ends when it is open.
@@ -173,8 +178,7 @@ impl Daemon {
                 Ok(Some(vault::Opened::Locked(fault))) => {
                     let mut now = self.now();
                     if let Some(locked) = &mut now.locked {
-                        let since = locked.since;
-                        *locked = Locked { since, ..halves(&fault) };
+                        *locked = Locked::of(&fault, locked.since);
                     }
                 }
                 Ok(None) => return,
@@ -210,6 +214,10 @@ impl Daemon {
         let mut raise = |what: String, remedy: &str| {
             alarms.push(Alarm { what, remedy: remedy.to_owned(), since: self.started });
         };
+        if let Err(error) = open.pipeline.spool.available() {
+            let Refusal { what, remedy, .. } = failed(error);
+            raise(format!("no mail is taken at present: {what}"), &remedy);
+        }
         let stats = open.pipeline.spool.stats();
         if stats.failed > 0 {
             raise(
@@ -252,13 +260,6 @@ impl Daemon {
     }
 }
 
-/// The fault's text is written in two halves with a semicolon between them.
-fn halves(fault: &vault::Fault) -> Locked {
-    let text = fault.to_string();
-    let (what, remedy) = text.split_once("; ").unwrap_or((&text, "enter the recovery key with `postern keys unlock`"));
-    Locked { what: what.to_owned(), remedy: remedy.to_owned(), since: Timestamp::now() }
-}
-
 fn starting() -> Locked {
     Locked { what: "the daemon is starting".into(), remedy: "try again in a moment".into(), since: Timestamp::now() }
 }
@@ -267,52 +268,22 @@ fn unopened(error: &BuildError) -> Locked {
     Locked { what: error.to_string(), remedy: "mend it and restart the daemon".into(), since: Timestamp::now() }
 }
 
-/// Enough of settings to greet and refuse with.
-fn locked_settings(plain: &Plain) -> Settings {
-    Settings {
-        host: settings::Host { name: plain.host.clone() },
-        intake: settings::Intake {
-            listen: plain.listen.clone(),
-            networks: Vec::new(),
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            max_sessions: 100,
-            max_sessions_per_client: 20,
-            tls: None,
-        },
-        relay: settings::Relay {
-            smarthost: settings::HostPort { host: String::new(), port: 25 },
-            tls: settings::RelayTls::default(),
-            max_connections: 1,
-            ca: None,
-        },
-        internal: Vec::new(),
-        cloud: None,
-        retry: settings::Retry { first: ASK_AGAIN, longest: ASK_AGAIN, give_up: ASK_AGAIN },
-        spool: settings::Spool { memory_bytes: 0, reserve_bytes: 0, segment_bytes: 0 },
-        policy: settings::Policy::default(),
-    }
-}
-
 fn failed(what: impl std::fmt::Display) -> Refusal {
-    let text = what.to_string();
-    let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see the daemon's log"));
-    Refusal::new(Fault::Failed, what, remedy)
+    Refusal::of(Fault::Failed, &what)
 }
 
 fn from_unlock(error: UnlockError) -> Refusal {
-    let text = error.to_string();
-    let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see the daemon's log"));
     let fault = if matches!(error, UnlockError::Fault(_)) { Fault::Failed } else { Fault::Refused };
-    Refusal::new(fault, what, remedy)
+    Refusal::of(fault, &error)
 }
 
 impl Appliance for Daemon {
     fn facts(&self) -> Facts {
-        let (open, host, listeners) = {
+        let (open, host, listeners, sessions) = {
             let now = self.now();
             let host = now.plain.as_ref().map_or_else(String::new, |plain| plain.host.to_string());
-            (now.open.clone(), host, now.listening.clone())
+            let sessions = now.service.as_ref().map_or(0, Service::sessions);
+            (now.open.clone(), host, now.listening.clone(), sessions)
         };
         let mut facts = Facts {
             host,
@@ -320,7 +291,7 @@ impl Appliance for Daemon {
             development: self.arguments.development,
             started: self.started,
             listeners,
-            sessions: 0,
+            sessions: sessions as u64,
             accepted: 0,
             refused: 0,
             delivered: 0,
@@ -340,7 +311,7 @@ impl Appliance for Daemon {
                 .suspensions()
                 .into_iter()
                 .chain(parts.cloud.suspension())
-                .map(|s| Failing { destination: s.destination, since: self.started, error: s.why.to_string() })
+                .map(|s| Failing { destination: s.destination.to_string(), since: s.since, error: s.why.to_string() })
                 .collect();
             facts.alarms = self.alarms(&open);
         }
@@ -355,11 +326,10 @@ impl Appliance for Daemon {
         let status = self.vault.status();
         KeyFacts {
             locked,
-            tpm: Some(self.arguments.tcti.clone()),
             sealed: status.state == vault::State::Unlocked,
             recovery_confirmed: status.recovery.is_some_and(|recovery| recovery.confirmed),
             identity: status.identity.map(|identity| identity.state.to_owned()),
-            epoch: open.and_then(|_| status.epochs).and_then(|epochs| u32::try_from(epochs).ok()),
+            epoch: open.map(|open| open.epoch),
         }
     }
 
@@ -375,8 +345,8 @@ impl Appliance for Daemon {
                 (parts.settings.clone(), parts.revision)
             }
             Err(_) => {
-                let fallback = || Plain { host: localhost(), listen: Vec::new() };
-                (Arc::new(locked_settings(&self.now().plain.clone().unwrap_or_else(fallback))), 0)
+                let plain = self.now().plain.clone();
+                (Arc::new(plain.unwrap_or_else(Plain::unknown).settings()), 0)
             }
         }
     }
@@ -417,6 +387,20 @@ impl Appliance for Daemon {
         confirmed.map_err(failed)?.map_err(from_unlock)
     }
 
+    async fn renew_recovery(&self) -> Result<(), Refusal> {
+        let vault = self.vault.clone();
+        tokio::task::spawn_blocking(move || vault.renew_recovery_key()).await.map_err(failed)?.map_err(failed)
+    }
+
+    fn resume(&self, destination: &Destination) {
+        let Ok(open) = self.open() else { return };
+        let parts = open.pipeline.live.parts();
+        match destination {
+            Destination::Cloud => parts.cloud.resume(),
+            other => parts.relay.resume(other),
+        }
+    }
+
     async fn enrol(&self, code: Secret) -> Result<Enrolment, Refusal> {
         let open = self.open()?;
         let cloud = open.pipeline.live.parts().cloud.clone();
@@ -440,6 +424,8 @@ impl Appliance for Daemon {
         if let Some(files) = &settings.intake.tls {
             intake::tls_config(files).map_err(failed)?;
         }
+        // Asked before the revision is recorded: one that can't be listened with would keep the next start from opening.
+        self.changing.lock().await.try_bind(&settings.intake.listen).map_err(failed)?;
         build::parts(Arc::new(settings.clone()), 0, &open.identity).map(drop).map_err(failed)
     }
 
@@ -449,10 +435,19 @@ impl Appliance for Daemon {
         let before = open.pipeline.live.parts();
         let parts = build::parts(Arc::new(settings), revision, &open.identity).map_err(failed)?;
         let after = parts.settings.clone();
-        open.pipeline.live.replace(parts);
-        Plain::store(&self.arguments.data, &after).map_err(failed)?;
+        // All that can fail comes first, so that what runs is one revision or the other.
+        Plain::store(&self.arguments.data, &after).map_err(|error| {
+            failed(format!(
+                "the plain area can't be written: {error}; check the data disk, then apply the settings again"
+            ))
+        })?;
+        let mut old = None;
         if before.settings.intake != after.intake || before.settings.host != after.host {
-            self.serve(&mut listeners, &open).await.map_err(failed)?;
+            old = self.serve(&mut listeners, &open, &after).map_err(failed)?;
+        }
+        open.pipeline.live.replace(parts);
+        if let Some(old) = old {
+            old.stop().await;
         }
         before.relay.close().await;
         let changed = before.settings.spool != after.spool;
@@ -470,9 +465,4 @@ fn cloud_state(open: &Open, configured: bool) -> CloudState {
         }),
         _ => CloudState::NotEnrolled,
     }
-}
-
-fn localhost() -> Domain {
-    // A constant that is a valid name.
-    "localhost".parse().unwrap_or_else(|_| unreachable!("localhost is a host name"))
 }

@@ -63,6 +63,8 @@ pub struct Open {
     pub ledger: Ledger,
     /// The identity towards the cloud.
     pub identity: Arc<Identity>,
+    /// Number of the epoch key that seals now.
+    pub epoch: u32,
     deliveries: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
@@ -78,6 +80,7 @@ pub fn open(
     workers: Arc<dyn Workers>,
 ) -> Result<Open, BuildError> {
     let Keys { epochs, index, ledger, audit, identity, .. } = keys;
+    let epoch = epochs.current().0;
     let mac = ChainKey::from_bytes(audit.expose());
     let ledger =
         Ledger::open(&data.join("ledger.db"), LedgerKeys { db: DatabaseKey::from_bytes(ledger.expose()), mac })?;
@@ -110,7 +113,7 @@ pub fn open(
     });
     let (stop, stopped) = watch::channel(false);
     let deliveries = tokio::spawn(deliveries::run(pipeline.clone(), stopped));
-    Ok(Open { pipeline, ledger, identity, deliveries, stop })
+    Ok(Open { pipeline, ledger, identity, epoch, deliveries, stop })
 }
 
 impl Open {

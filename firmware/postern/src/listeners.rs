@@ -4,7 +4,7 @@
 //! Place: opened last by `build()`. Invariants: while the service is swapped, the sockets stay open, so no client sees a
 //! refused connection. A crash closes the sockets; clients try again.
 
-use intake::{Acceptor, Intake};
+use intake::{Acceptor, Intake, Sessions};
 use settings::Settings;
 use std::{
     io,
@@ -48,14 +48,28 @@ impl Listeners {
         if self.handed_over {
             return Ok(());
         }
-        let mut new = Vec::new();
-        for address in addresses.iter().filter(|a| !self.sockets.iter().any(|(bound, _)| bound == *a)) {
-            let socket = TcpListener::bind(address).map_err(|source| BindError { address: *address, source })?;
-            new.push((*address, socket));
-        }
+        let new = self.missing(addresses)?;
         self.sockets.retain(|(bound, _)| addresses.contains(bound));
         self.sockets.extend(new);
         Ok(())
+    }
+
+    /// Whether [`Listeners::bind`] would do now. What this binds is closed again at once.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind`].
+    pub fn try_bind(&self, addresses: &[SocketAddr]) -> Result<(), BindError> {
+        if self.handed_over { Ok(()) } else { self.missing(addresses).map(drop) }
+    }
+
+    /// Sockets for those addresses that are not bound yet.
+    fn missing(&self, addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, TcpListener)>, BindError> {
+        let missing = addresses.iter().filter(|address| !self.sockets.iter().any(|(bound, _)| bound == *address));
+        let bind = |&address: &SocketAddr| match TcpListener::bind(address) {
+            Ok(socket) => Ok((address, socket)),
+            Err(source) => Err(BindError { address, source }),
+        };
+        missing.map(bind).collect()
     }
 
     /// Where we listen.
@@ -76,13 +90,14 @@ impl Listeners {
     ) -> io::Result<Service> {
         let sockets = self.sockets.iter().map(|(_, socket)| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let intake = Intake::new(acceptor, settings.intake.clone(), settings.host.name.clone(), tls);
+        let sessions = intake.sessions();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             if let Err(error) = intake.serve(sockets, stopped).await {
                 log::error!(error:%; "intake ended; restart the daemon");
             }
         });
-        Ok(Service { stop, task })
+        Ok(Service { stop, task, sessions })
     }
 }
 
@@ -90,9 +105,16 @@ impl Listeners {
 pub struct Service {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    sessions: Sessions,
 }
 
 impl Service {
+    /// How many sessions there are at present.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
     /// Takes no new session and lets those that receive a message finish it.
     pub async fn stop(self) {
         let _ = self.stop.send(true);

@@ -14,10 +14,13 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// More than enough; a larger file is not ours.
 const MAX_BYTES: u64 = 4096;
+/// Nothing is delivered without keys.
+const UNUSED: Duration = Duration::from_secs(1);
 /// As many listeners as a box has use for.
 const MAX_LISTENERS: usize = 16;
 
@@ -57,6 +60,42 @@ impl Plain {
                     path.display()
                 ),
             )),
+        }
+    }
+
+    /// What stands for it where it can't be read: no listener.
+    #[must_use]
+    pub fn unknown() -> Self {
+        // A constant that is a valid name.
+        let host = "localhost".parse().unwrap_or_else(|_| unreachable!("localhost is a host name"));
+        Self { host, listen: Vec::new() }
+    }
+
+    /// Enough of settings to greet and refuse with.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            host: settings::Host { name: self.host.clone() },
+            intake: settings::Intake {
+                listen: self.listen.clone(),
+                networks: Vec::new(),
+                max_message_bytes: 1 << 20,
+                max_recipients: 100,
+                max_sessions: 100,
+                max_sessions_per_client: 20,
+                tls: None,
+            },
+            relay: settings::Relay {
+                smarthost: settings::HostPort { host: String::new(), port: 25 },
+                tls: settings::RelayTls::default(),
+                max_connections: 1,
+                ca: None,
+            },
+            internal: Vec::new(),
+            cloud: None,
+            retry: settings::Retry { first: UNUSED, longest: UNUSED, give_up: UNUSED },
+            spool: settings::Spool { memory_bytes: 0, reserve_bytes: 0, segment_bytes: 0 },
+            policy: settings::Policy::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What can go wrong on the way to the cloud service, and what it means for the message.
 
 use mail::{EnhancedCode, Outcome, Reply};
-use rustls::AlertDescription;
+use rustls::{AlertDescription, CertificateError};
 use std::{error::Error, io, time::Duration};
 
 /// Everything but the durable acknowledgement. Who is at fault is in the variant; [`Fault::outcome`] maps all of them.
@@ -54,7 +54,7 @@ impl Fault {
     /// From a TLS handshake.
     pub(super) fn tls(error: &io::Error) -> Self {
         match tls_error(error) {
-            Some(rustls::Error::InvalidCertificate(why)) => Self::Foreign(why.to_string()),
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Foreign(in_words(why)),
             Some(rustls::Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
                 Self::Certificate(format!("{alert:?}"))
             }
@@ -97,6 +97,23 @@ impl Fault {
                 Outcome::Failed(Reply::new(554, EnhancedCode(5, 6, 0), self.to_string()))
             }
         }
+    }
+}
+
+/// What an operator can act on; the rest as TLS names it.
+fn in_words(why: &CertificateError) -> String {
+    match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => format!("it has expired ({why})"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("it is not valid yet ({why})")
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("it was not issued by a CA that is trusted here ({why})")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is for another name ({why})")
+        }
+        other => other.to_string(),
     }
 }
 

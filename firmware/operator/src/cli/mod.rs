@@ -161,6 +161,8 @@ pub enum Recovery {
     Show,
     /// Give the words back, from standard input, as they stand on the paper
     Confirm,
+    /// Make a new recovery key, where the paper is lost or was seen; the old words open nothing any more
+    Renew,
 }
 
 /// `postern audit`
@@ -328,6 +330,7 @@ fn request(command: Command, streams: &mut Streams<'_>) -> Result<Request, Refus
         Command::Keys(Keys::Recovery(Recovery::Confirm)) => {
             Request::RecoveryConfirm { words: secret("The words as you wrote them down, then Enter:", streams)? }
         }
+        Command::Keys(Keys::Recovery(Recovery::Renew)) => Request::RecoveryRenew,
         Command::Enrol => Request::Enrol { code: secret("The one-time code of the service, then Enter:", streams)? },
         Command::Audit(Audit::Verify) => Request::AuditVerify,
         Command::Settings(SettingsCommand::Show) => Request::SettingsShow,

@@ -30,6 +30,7 @@ pub(super) fn json_of(response: &Response) -> String {
         Response::Unlocked(unlocked) => json(unlocked),
         Response::Recovery { words } => json(&object!({ "words": words.expose() })),
         Response::RecoveryConfirmed => json(&object!({ "confirmed": true })),
+        Response::RecoveryRenewed => json(&object!({ "renewed": true })),
         Response::Enrolled(enrolment) => json(enrolment),
         Response::Audit(report) => json(report),
         Response::Settings(report) => json(report),
@@ -57,6 +58,12 @@ pub(super) fn text_of(response: &Response) -> String {
         Response::Unlocked(done) => unlocked(done),
         Response::Recovery { words } => recovery(words.expose()),
         Response::RecoveryConfirmed => "the recovery key is confirmed\n".to_owned(),
+        Response::RecoveryRenewed => {
+            let mut out = String::new();
+            let what = "there is a new recovery key; the old words open nothing any more";
+            alarm(&mut out, what, "`postern keys recovery show`, write it down, then `postern keys recovery confirm`");
+            out
+        }
         Response::Enrolled(enrolment) => format!("enrolled: {}\n", enrolled(enrolment)),
         Response::Audit(report) => audit(report),
         Response::Settings(report) => settings(report),
@@ -237,7 +244,6 @@ fn keys(facts: &KeyFacts) -> String {
     }
     let mut table = Facts::new(0);
     table.add("state", if facts.locked.is_some() { "locked" } else { "open" });
-    table.add("tpm", facts.tpm.as_deref().unwrap_or("none answers"));
     let next = if facts.sealed { "opens by itself" } else { "will ask for the recovery key" };
     table.add("next start", next);
     table.add("recovery key", if facts.recovery_confirmed { "confirmed" } else { "NOT confirmed" });

@@ -39,6 +39,7 @@ pub struct Machine {
     shown: AtomicBool,
     confirmed: AtomicBool,
     slow: Mutex<Duration>,
+    resumed: Mutex<Vec<String>>,
     settings: Mutex<(Arc<Settings>, u64)>,
     started: Timestamp,
 }
@@ -87,7 +88,6 @@ impl Appliance for Machine {
     fn keys(&self) -> KeyFacts {
         KeyFacts {
             locked: self.lock(),
-            tpm: Some("SWTPM 8217.4131".into()),
             sealed: true,
             recovery_confirmed: self.confirmed.load(Ordering::SeqCst),
             identity: None,
@@ -125,6 +125,16 @@ impl Appliance for Machine {
         self.checks(&words)?;
         self.confirmed.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn renew_recovery(&self) -> Result<(), Refusal> {
+        self.shown.store(false, Ordering::SeqCst);
+        self.confirmed.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn resume(&self, destination: &Destination) {
+        self.resumed.lock().unwrap().push(destination.to_string());
     }
 
     async fn enrol(&self, code: Secret) -> Result<Enrolment, Refusal> {
@@ -221,6 +231,7 @@ impl Bench {
             shown: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             slow: Mutex::new(Duration::ZERO),
+            resumed: Mutex::default(),
             settings: Mutex::new((Arc::new(settings::parse(SETTINGS).unwrap()), 0)),
             started: Timestamp::now(),
         });
@@ -243,6 +254,11 @@ impl Bench {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// The destinations that were resumed, in order.
+    pub fn resumed(&self) -> Vec<String> {
+        self.appliance.resumed.lock().unwrap().clone()
     }
 
     pub fn lock(&self) {

@@ -29,6 +29,7 @@ async fn a_message_is_found_held_released_tried_again_and_deleted_and_each_act_i
 
     assert_eq!(bench.ask(&["queue", "release", &id], "").await.good(), format!("{id} goes on\n"));
     assert_eq!(bench.ask(&["queue", "retry", &id], "").await.good(), format!("{id} is tried again now\n"));
+    assert_eq!(bench.resumed(), ["smarthost", "cloud"], "an operator's retry does not wait for a pause to end");
     let shown = bench.ask(&["queue", "show", &id], "").await.good();
     assert_eq!(shown.matches("waiting").count(), 2, "{shown}");
     bench.ask(&["queue", "delete", &id], "").await.good();
@@ -196,6 +197,11 @@ async fn the_recovery_key_is_shown_once_and_asked_back() {
     assert!(told.contains("confirmed"), "{told}");
     assert!(bench.ask(&["keys", "recovery", "show"], "").await.refused().contains("paper"));
     assert!(bench.ask(&["keys", "status"], "").await.good().contains("recovery key  confirmed"));
+    let renewed = bench.ask(&["keys", "recovery", "renew"], "").await.good();
+    assert!(renewed.contains("old words open nothing") && renewed.contains("→"), "{renewed}");
+    assert!(bench.ask(&["keys", "status"], "").await.good().contains("recovery key  NOT confirmed"));
+    bench.ask(&["keys", "recovery", "show"], "").await.good();
+    assert!(bench.recorded().iter().any(|(action, _)| action == "keys.recovery.renew"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
