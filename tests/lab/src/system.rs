@@ -100,7 +100,7 @@ impl System {
     /// It does not come up.
     pub fn start_cloud(&mut self) -> io::Result<()> {
         let layout = &self.layout;
-        if !layout.path("cloud/ca.pem").exists() {
+        if !layout.path("cloud/cloud.db").exists() {
             self.cloud_tool(&["tenant", "add", "--id", TENANT, "--name", "Example Clinic"])?;
         }
         let mut command = Command::new(sibling("postern-cloud")?);
