@@ -52,10 +52,9 @@ fn write(disk: &dyn Disk, file: &dyn DiskFile, bytes: &[u8]) -> io::Result<()> {
     disk.sync_folder(Folder::Aside)
 }
 
-/// Takes a file with a segment's name whose header page is damaged out of the segments' way by name only: nothing of it
-/// can be told apart, so all of it is kept.
+/// A segment whose header can't be read: nothing of it can be told apart, so all of it stays where it is.
 pub(crate) fn unreadable(number: u32) -> SetAside {
-    log::error!("{} has no readable header; it is left where it is", segment_name(number));
+    log::error!("{} has no readable header; it is left where it is, check the data disk", segment_name(number));
     SetAside { message: None, segment: number, offset: 0, damage: Damage::Record, acknowledged: true }
 }
 

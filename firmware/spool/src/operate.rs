@@ -173,12 +173,14 @@ impl Spool {
         }
     }
 
-    /// What lies in the set-aside area.
+    /// What lies in the set-aside area, and what the start found damaged and had to leave where it is.
     ///
     /// # Errors
     /// The disk failed.
     pub fn set_aside(&self) -> io::Result<Vec<SetAside>> {
-        aside::list(self.shared().disk.as_ref())
+        let mut found = aside::list(self.shared().disk.as_ref())?;
+        found.extend(self.shared().in_place.iter().cloned());
+        Ok(found)
     }
 
     /// Names every row of the index that does not say what the segments say.

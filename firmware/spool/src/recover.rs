@@ -20,7 +20,7 @@ use crate::{
 };
 use mail::MessageId;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -40,22 +40,26 @@ pub(crate) fn recover(
     disk: Arc<dyn Disk>,
     requests: Requests,
 ) -> Result<Recovered, OpenError> {
-    let shared = Shared::new(config, keys, disk, requests);
+    let mut shared = Shared::new(config, keys, disk, requests);
     let mut set_aside = Vec::new();
-    let mut segments = open_segments(&shared, &mut set_aside)?;
+    let (mut segments, unreadable) = open_segments(&shared)?;
+    let mut in_place: Vec<SetAside> = unreadable.iter().map(|number| aside::unreadable(*number)).collect();
     let (mut index, found) = open_index(&shared)?;
     let mut span = Span { from: [Position::default(); 2], until: None };
     if found == IndexFound::Intact {
-        span.from = reconcile(&shared, &mut index, &segments)?;
+        span.from = reconcile(&shared, &mut index, &segments, &unreadable, &mut in_place)?;
     }
     shared.queue.lock().positions = span.from;
     let replayed =
         Replay { epochs: &shared.epochs, segments: &segments, queue: &shared.queue, index: &mut index }.run(&span)?;
-    move_aside(&shared, &index, &segments, &replayed, &mut set_aside)?;
-    let orphans = remove_orphans(&shared, &index);
+    move_aside(&shared, &index, &segments, &replayed, &mut set_aside, &mut in_place)?;
+    let copied = aside::list(shared.disk.as_ref());
+    let doubts = Doubts::new(&segments, &replayed, &unreadable, copied.as_deref().ok());
+    let orphans = remove_orphans(&shared, &index, &doubts);
     give_back_tails(&shared, &mut segments, &replayed);
-    let highest = segments.iter().map(|segment| segment.number).max().unwrap_or(0);
-    let highest = span.from.iter().map(|position| position.segment).fold(highest, u32::max);
+    // A number counts while any file has it, readable or not: a segment that is made is renamed to its name.
+    let numbers = segments.iter().map(|segment| segment.number).chain(unreadable);
+    let highest = numbers.chain(span.from.iter().map(|position| position.segment)).max().unwrap_or(0);
     shared.next_segment.store(highest.saturating_add(1), Ordering::Relaxed);
     let mut closed = [Vec::new(), Vec::new()];
     for segment in &segments {
@@ -64,6 +68,11 @@ pub(crate) fn recover(
             list.push(Closed::new(Arc::clone(segment)));
         }
     }
+    // What a power cut tore before anyone was told of it is no alarm.
+    let alarms = copied.iter().flatten().chain(&in_place).filter(|found| found.acknowledged).count();
+    shared.figures.set_aside.store(alarms as u64, Ordering::Relaxed);
+    set_aside.extend(in_place.iter().cloned());
+    shared.in_place = in_place;
     let recovery = Recovery {
         index: found,
         segments: segments.len() as u64,
@@ -72,7 +81,6 @@ pub(crate) fn recover(
         orphans,
         set_aside,
     };
-    shared.figures.set_aside.store(aside::list(shared.disk.as_ref()).map_or(0, |l| l.len() as u64), Ordering::Relaxed);
     Ok(Recovered { shared: Arc::new(shared), index, closed, recovery })
 }
 
@@ -81,15 +89,15 @@ fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Disk { what, source }
 }
 
-/// Opens all segments, oldest first; keeps or removes spare files.
-fn open_segments(shared: &Shared, set_aside: &mut Vec<SetAside>) -> Result<Vec<Arc<Segment>>, OpenError> {
+/// Opens all segments, oldest first; keeps or removes spare files. Gives the numbers of the unreadable ones, too.
+fn open_segments(shared: &Shared) -> Result<(Vec<Arc<Segment>>, Vec<u32>), OpenError> {
     let disk = shared.disk.as_ref();
-    let mut segments = Vec::new();
+    let (mut segments, mut unreadable) = (Vec::new(), Vec::new());
     for name in disk.list(Folder::Segments).map_err(disk_error("listing the segments"))? {
         if let Some(number) = segment_number(&name) {
             match Segment::open(disk, number) {
                 Ok(segment) => segments.push(Arc::new(segment)),
-                Err(SegmentError::Header) => set_aside.push(aside::unreadable(number)),
+                Err(SegmentError::Header) => unreadable.push(number),
                 Err(SegmentError::Disk(error)) => return Err(disk_error("opening a segment")(error)),
             }
         } else if is_spare(&name) {
@@ -104,7 +112,7 @@ fn open_segments(shared: &Shared, set_aside: &mut Vec<SetAside>) -> Result<Vec<A
         }
     }
     segments.sort_by_key(|segment| segment.number);
-    Ok(segments)
+    Ok((segments, unreadable))
 }
 
 fn open_index(shared: &Shared) -> Result<(Index, IndexFound), OpenError> {
@@ -122,9 +130,16 @@ fn open_index(shared: &Shared) -> Result<(Index, IndexFound), OpenError> {
 }
 
 /// Holds rows and key slots against each other. Rows without a live slot are finished messages (the index is older than
-/// the segments) and go. Live slots without a row, before the watermark, are finished messages whose shredding a power
-/// cut undid, or rows that someone removed: replaying from their segment on tells. Gives where to replay from.
-fn reconcile(shared: &Shared, index: &mut Index, segments: &[Arc<Segment>]) -> Result<[Position; 2], OpenError> {
+/// the segments) and go. Live or damaged slots without a row, before the watermark, are finished messages whose shredding a power
+/// cut undid, or rows that someone removed: replaying from their segment on tells. Rows whose segment can't be read are
+/// damaged messages. Gives where to replay from.
+fn reconcile(
+    shared: &Shared,
+    index: &mut Index,
+    segments: &[Arc<Segment>],
+    unreadable: &[u32],
+    in_place: &mut Vec<SetAside>,
+) -> Result<[Position; 2], OpenError> {
     let mut from = index.watermarks()?;
     let mut slots = HashMap::new();
     for segment in segments {
@@ -141,8 +156,18 @@ fn reconcile(shared: &Shared, index: &mut Index, segments: &[Arc<Segment>]) -> R
     let (mut gone, mut damaged) = (Vec::new(), Vec::new());
     index.each_message(|row| {
         match slots.remove(&(row.segment, row.slot as usize)) {
+            None if unreadable.contains(&row.segment) => {
+                damaged.push((row.id, Damage::Record));
+                in_place.push(SetAside {
+                    message: Some(row.id),
+                    segment: row.segment,
+                    offset: row.offset,
+                    damage: Damage::Record,
+                    acknowledged: true,
+                });
+            }
             Some(Some((id, offset))) if id == row.id && offset == row.offset => {}
-            Some(None) => damaged.push(row.id),
+            Some(None) => damaged.push((row.id, Damage::KeySlot)),
             _ => {
                 gone.push(row.id);
                 return;
@@ -154,8 +179,9 @@ fn reconcile(shared: &Shared, index: &mut Index, segments: &[Arc<Segment>]) -> R
     })?;
     index.forget(&gone)?;
     for ((number, _), slot) in slots {
-        let Some((_, offset)) = slot else { continue };
         let Some(segment) = segments.iter().find(|segment| segment.number == number) else { continue };
+        // Whose a damaged slot is, the record that names it tells.
+        let offset = slot.map_or(segment.log, |(_, offset)| offset);
         if let Some(from) = from.get_mut(usize::from(segment.lane & 1))
             && (Position { segment: number, offset }) < *from
         {
@@ -168,8 +194,8 @@ fn reconcile(shared: &Shared, index: &mut Index, segments: &[Arc<Segment>]) -> R
             state.count_indexed(destination, held, count);
         }
     }
-    for id in damaged {
-        hold(shared, index, id, Damage::KeySlot)?;
+    for (id, damage) in damaged {
+        hold(shared, index, id, damage)?;
     }
     Ok(from)
 }
@@ -192,6 +218,7 @@ fn move_aside(
     segments: &[Arc<Segment>],
     replayed: &Replayed,
     set_aside: &mut Vec<SetAside>,
+    in_place: &mut Vec<SetAside>,
 ) -> Result<(), OpenError> {
     for (found, length, slot) in &replayed.damaged {
         let Some(segment) = segments.iter().find(|segment| segment.number == found.segment) else { continue };
@@ -226,28 +253,71 @@ fn move_aside(
                 shared.figures.disk_errors.fetch_add(1, Ordering::Relaxed);
                 log::error!("{who} is damaged and could not be copied: {error}; it stays where it is");
                 shared.queue.lock().pin(segment.number);
-                set_aside.push(found.clone());
+                if let Some(id) = found.message {
+                    hold(shared, index, id, found.damage)?;
+                }
+                in_place.push(found.clone());
             }
         }
     }
     Ok(())
 }
 
-/// Removes spill files of messages that were never accepted; holds messages whose spill file is missing.
-fn remove_orphans(shared: &Shared, index: &Index) -> u64 {
+/// Why a spill file may belong to an accepted message that the queue does not have. The content of such a message may
+/// be intact, and its spill file is all there is of it.
+struct Doubts<'a> {
+    /// Damaged, set aside now or before, or without a key at this start.
+    messages: HashSet<MessageId>,
+    /// Something is damaged and can't be told whose it is.
+    anyone: bool,
+    segments: &'a [Arc<Segment>],
+}
+
+impl<'a> Doubts<'a> {
+    /// `copied`: what lies in the set-aside area, if that can be told.
+    fn new(segments: &'a [Arc<Segment>], replayed: &Replayed, unreadable: &[u32], copied: Option<&[SetAside]>) -> Self {
+        let known = replayed.damaged.iter().map(|(found, ..)| found).chain(copied.unwrap_or_default());
+        let messages = known.clone().filter_map(|found| found.message).collect();
+        let nameless = known.filter(|found| found.acknowledged).any(|found| found.message.is_none());
+        let anyone = nameless || replayed.lost || !unreadable.is_empty() || copied.is_none();
+        Self { messages, anyone, segments }
+    }
+
+    /// Whether some message that nobody can name has lost its key slot. Reads all slots, so it is asked last.
+    fn damaged_slot(&self) -> bool {
+        let mut read = self.segments.iter().map(|segment| segment.read_slots());
+        read.any(|slots| slots.map_or(true, |slots| slots.contains(&Slot::Damaged)))
+    }
+}
+
+/// Removes spill files of messages that were never accepted.
+fn remove_orphans(shared: &Shared, index: &Index, doubts: &Doubts<'_>) -> u64 {
     let Ok(names) = shared.disk.list(Folder::Spill) else { return 0 };
-    let mut removed = 0;
+    let (mut removed, mut kept) = (0, 0);
+    let mut anyone = doubts.anyone.then_some(true);
     for name in names {
         let id = name.split_once('-').and_then(|(id, _)| id.parse::<MessageId>().ok());
-        let wanted = id.is_some_and(|id| {
-            let resident = shared.queue.lock().messages.get(&id).map(|message| message.spill.clone());
-            let spill = resident.map_or_else(|| index.spill_of(id), Ok);
-            // Where the index does not answer, the file stays.
-            spill.is_ok_and(|spill| spill.is_none_or(|spill| spill == name)) && shared_has(shared, index, id)
-        });
-        if !wanted && shared.disk.unlink(Folder::Spill, &name).is_ok() {
+        let known = id.is_some_and(|id| shared_has(shared, index, id));
+        let wanted = known
+            && id.is_some_and(|id| {
+                let resident = shared.queue.lock().messages.get(&id).map(|message| message.spill.clone());
+                let spill = resident.map_or_else(|| index.spill_of(id), Ok);
+                // Where the index does not answer, the file stays.
+                spill.is_ok_and(|spill| spill.is_none_or(|spill| spill == name))
+            });
+        if wanted {
+            continue;
+        }
+        let doubtful = id.is_some_and(|id| doubts.messages.contains(&id))
+            || !known && *anyone.get_or_insert_with(|| doubts.damaged_slot());
+        if doubtful {
+            kept += 1;
+        } else if shared.disk.unlink(Folder::Spill, &name).is_ok() {
             removed += 1;
         }
+    }
+    if kept > 0 {
+        log::warn!("{kept} spill files stay that may belong to damaged messages");
     }
     removed
 }

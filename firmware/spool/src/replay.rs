@@ -42,6 +42,8 @@ pub(crate) struct Replayed {
     pub records: u64,
     /// End of the log of each segment that was read to its end.
     pub ends: HashMap<u32, u32>,
+    /// Whether the disk has lost a part of a log: what stood there is not known.
+    pub lost: bool,
     /// Damage, with the length of the damaged part and the key slot.
     pub damaged: Vec<(SetAside, u32, Option<u32>)>,
 }
@@ -128,7 +130,12 @@ impl Replay<'_> {
                 }
             }
         }
-        if stop.is_none() {
+        if scan.lost() {
+            log::error!("the disk has lost a part of segment {}; check the data disk", segment.number);
+            report.lost = true;
+            // Neither cut off nor used anew: another reader may get more out of it.
+            self.queue.lock().pin(segment.number);
+        } else if stop.is_none() {
             report.ends.insert(segment.number, scan.end());
         }
         let end = stop.unwrap_or_else(|| scan.end());

@@ -5,7 +5,7 @@
 //! header; a record is handed on only with a good check sum. A crash leaves nothing: this only reads.
 
 use crate::{
-    disk::DiskFile,
+    disk::{DiskFile, read_around},
     record::{HEADER, Header, message_in},
     segment::Segment,
 };
@@ -51,7 +51,8 @@ impl<'a> Scan<'a> {
     /// Starts at `from`, which is the start of the log or the end of a record.
     pub fn new(segment: &'a Segment, from: u32) -> Self {
         let from = from.clamp(segment.log, segment.length).next_multiple_of(HEADER as u32);
-        let reader = Window { file: segment.file.as_ref(), length: segment.length, start: 0, bytes: Vec::new() };
+        let reader =
+            Window { file: segment.file.as_ref(), length: segment.length, start: 0, bytes: Vec::new(), lost: false };
         Self { segment, reader, at: from, end: from, durable: from, waiting: None }
     }
 
@@ -63,6 +64,11 @@ impl<'a> Scan<'a> {
     /// Damage before this offset was certainly acknowledged; final once the scan is through.
     pub fn durable(&self) -> u32 {
         self.durable
+    }
+
+    /// Whether the disk did not give back all of what was read so far.
+    pub fn lost(&self) -> bool {
+        self.reader.lost
     }
 
     /// The next record or damage; `None` at the end of the log.
@@ -111,12 +117,13 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// A buffered reader of a file.
+/// A buffered reader of a file. What the disk has lost reads as bytes that are no record.
 struct Window<'a> {
     file: &'a dyn DiskFile,
     length: u32,
     start: u32,
     bytes: Vec<u8>,
+    lost: bool,
 }
 
 impl Window<'_> {
@@ -133,17 +140,17 @@ impl Window<'_> {
         }
         self.bytes.resize(WINDOW.min((self.length - at) as usize), 0);
         self.start = at;
-        self.file.read_at(u64::from(at), &mut self.bytes)?;
+        self.lost |= !read_around(self.file, u64::from(at), &mut self.bytes)?;
         Ok(inside(self))
     }
 
-    fn payload(&self, at: u32, length: u32) -> io::Result<Vec<u8>> {
+    fn payload(&mut self, at: u32, length: u32) -> io::Result<Vec<u8>> {
         let from = at.checked_sub(self.start).map(|from| from as usize);
         if let Some(bytes) = from.and_then(|from| self.bytes.get(from..from + length as usize)) {
             return Ok(bytes.to_vec());
         }
         let mut payload = vec![0; length as usize];
-        self.file.read_at(u64::from(at), &mut payload)?;
+        self.lost |= !read_around(self.file, u64::from(at), &mut payload)?;
         Ok(payload)
     }
 }

@@ -6,10 +6,10 @@
 //! segments by rename before its bytes are used anew. A crash leaves spare files, which are used or removed, and
 //! segments, which are read.
 //!
-//! Layout: 4096 bytes of header; `slots` key slots of 128 bytes; from `log` on, records at multiples of 64 bytes.
+//! Layout: 4096 bytes of header, the same 512 bytes at 0 and at 2048; `slots` key slots of 128 bytes; from `log` on, records at multiples of 64 bytes.
 
 use crate::{
-    disk::{Disk, DiskFile, Folder},
+    disk::{Disk, DiskFile, Folder, is_medium_error, read_around},
     record::HEADER,
     seal,
     slot::{KeySlot, SLOT, Slot},
@@ -18,6 +18,9 @@ use std::{io, sync::Arc};
 
 /// Bytes of the header page.
 const PAGE: u32 = 4096;
+/// Where the header stands. Two copies, apart by more than a flipped byte or a lost sector: without a header nothing
+/// of a segment can be told apart.
+const COPIES: [u64; 2] = [0, 2048];
 /// One key slot for this many bytes of segment: small messages still fill the log before the slots run out.
 const BYTES_PER_SLOT: u64 = 4096;
 
@@ -109,7 +112,9 @@ impl Spare {
         if self.used {
             segment.file.write_at(u64::from(PAGE), &vec![0; (log - PAGE) as usize])?;
         }
-        segment.file.write_at(0, &segment.page())?;
+        for copy in COPIES {
+            segment.file.write_at(copy, &segment.page())?;
+        }
         segment.file.sync()?;
         disk.rename(Folder::Segments, &self.name, &segment_name(number))?;
         disk.sync_folder(Folder::Segments)?;
@@ -121,7 +126,7 @@ impl Spare {
 #[derive(Debug)]
 pub(crate) enum SegmentError {
     Disk(io::Error),
-    /// The header page is damaged.
+    /// Neither copy of the header can be read.
     Header,
 }
 
@@ -145,15 +150,31 @@ impl Segment {
         page
     }
 
-    /// Opens the file of segment `number`.
+    /// Opens the file of segment `number` by the first copy of the header that is good.
     pub fn open(disk: &dyn Disk, number: u32) -> Result<Self, SegmentError> {
         let file = disk.open(Folder::Segments, &segment_name(number))?;
         let length = u32::try_from(file.length()?).map_err(|_| SegmentError::Header)?;
         if length < PAGE {
             return Err(SegmentError::Header);
         }
-        let mut page = [0; 512];
-        file.read_at(0, &mut page)?;
+        for copy in COPIES {
+            let mut page = [0; 512];
+            match file.read_at(copy, &mut page) {
+                Ok(()) => {}
+                Err(error) if is_medium_error(&error) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(segment) = Self::parse(&page, number, length, &file) {
+                if copy != COPIES[0] {
+                    segment.renew_header();
+                }
+                return Ok(segment);
+            }
+        }
+        Err(SegmentError::Header)
+    }
+
+    fn parse(page: &[u8; 512], number: u32, length: u32, file: &Arc<dyn DiskFile>) -> Option<Self> {
         let word = |at: usize| {
             let mut word = [0; 4];
             word.copy_from_slice(&page[at..at + 4]);
@@ -161,17 +182,29 @@ impl Segment {
         };
         let mut id = [0; 16];
         id.copy_from_slice(&page[24..40]);
-        let segment = Self { number, lane: page[12], id, slots: word(16), log: word(20), length, file };
+        let segment =
+            Self { number, lane: page[12], id, slots: word(16), log: word(20), length, file: Arc::clone(file) };
         let fits = u64::from(segment.slots) * SLOT as u64 + u64::from(PAGE) <= u64::from(segment.log);
-        if segment.page() != page
-            || segment.lane > 1
-            || !fits
-            || !segment.log.is_multiple_of(HEADER as u32)
-            || segment.log > length
-        {
-            return Err(SegmentError::Header);
+        let good = segment.page() == *page
+            && segment.lane <= 1
+            && fits
+            && segment.log.is_multiple_of(HEADER as u32)
+            && segment.log <= length;
+        good.then_some(segment)
+    }
+
+    /// Writes the first copy of the header anew from the second. Nothing depends on it but the next damage.
+    fn renew_header(&self) {
+        let renewed = self.file.write_at(COPIES[0], &self.page()).and_then(|()| self.file.sync());
+        match renewed {
+            Ok(()) => log::warn!("{} had a damaged header, renewed from its copy", segment_name(self.number)),
+            Err(error) => {
+                log::warn!(
+                    "{} has a damaged header, read from its copy, not renewed: {error}",
+                    segment_name(self.number)
+                );
+            }
         }
-        Ok(segment)
     }
 
     /// Offset of a slot.
@@ -189,10 +222,10 @@ impl Segment {
         Ok(Slot::decode(&bytes))
     }
 
-    /// Reads all slots.
+    /// Reads all slots; those that the disk has lost are damaged.
     pub fn read_slots(&self) -> io::Result<Vec<Slot>> {
         let mut bytes = vec![0; self.slots as usize * SLOT];
-        self.file.read_at(u64::from(PAGE), &mut bytes)?;
+        read_around(self.file.as_ref(), u64::from(PAGE), &mut bytes)?;
         Ok(bytes.as_chunks::<SLOT>().0.iter().map(Slot::decode).collect())
     }
 

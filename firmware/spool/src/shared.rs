@@ -18,7 +18,7 @@ use crate::{
     snapshot,
     spare::Spares,
     stage::{Budget, Room},
-    view::Damage,
+    view::{Damage, SetAside},
 };
 use mail::MessageId;
 use std::{
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub figures: Figures,
     pub next_segment: AtomicU32,
     pub closing: AtomicBool,
+    /// Damage that the start found and that could not be copied: it stays where it is.
+    pub in_place: Vec<SetAside>,
     segments: RwLock<HashMap<u32, Arc<Segment>>>,
     /// Held by whoever reads segments as a whole, so that none is removed meanwhile.
     pub removal: RwLock<()>,
@@ -76,6 +78,7 @@ impl Shared {
             figures: Figures::default(),
             next_segment: AtomicU32::new(1),
             closing: AtomicBool::new(false),
+            in_place: Vec::new(),
             segments: RwLock::new(HashMap::new()),
             removal: RwLock::new(()),
             config,

@@ -86,7 +86,7 @@ pub struct Stats {
     pub destinations: Vec<DestinationStats>,
     /// Groups held because the far end refused for good: the alarm counter of this process's queue.
     pub failed: u64,
-    /// Messages or parts of segments that were set aside as damaged.
+    /// Messages, or parts of segments, that had certainly been acknowledged and were set aside as damaged.
     pub set_aside: u64,
     /// Receipts given by this process.
     pub accepted: u64,

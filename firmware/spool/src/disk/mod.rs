@@ -126,3 +126,42 @@ pub trait DiskFile: Send + Sync + 'static {
     /// The system's.
     fn truncate(&self, length: u64) -> io::Result<()>;
 }
+
+/// What the smallest piece that is read around may hold.
+const SECTOR: usize = 512;
+
+/// Stands for bytes that the disk does not give back: neither a record nor an empty key slot begins like this, so what
+/// lay there counts as damaged.
+const UNREADABLE: u8 = 0xff;
+
+/// Whether a read failed because the disk has lost those bytes, and not because it could not be asked.
+pub(crate) fn is_medium_error(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EIO | Errno::EBADMSG | Errno::ENODATA | Errno::EILSEQ))
+}
+
+/// Fills `bytes` from `offset`; what the disk has lost is filled with bytes that are nothing. Says whether all was read.
+///
+/// # Errors
+/// Those of [`DiskFile::read_at`] that are not about the medium.
+pub(crate) fn read_around(file: &dyn DiskFile, offset: u64, bytes: &mut [u8]) -> io::Result<bool> {
+    match file.read_at(offset, bytes) {
+        Ok(()) => Ok(true),
+        Err(error) if !is_medium_error(&error) => Err(error),
+        Err(_) => {
+            // Halves, so that a few lost sectors of a large piece cost few further reads of a disk that is slow to
+            // give up; cut where sectors begin.
+            let within = usize::try_from(offset % SECTOR as u64).unwrap_or(0);
+            let sectors = (within + bytes.len()).div_ceil(SECTOR);
+            if sectors <= 1 {
+                bytes.fill(UNREADABLE);
+                return Ok(false);
+            }
+            let (left, right) = bytes.split_at_mut((sectors / 2 * SECTOR).saturating_sub(within));
+            let behind = offset + left.len() as u64;
+            let left = read_around(file, offset, left)?;
+            Ok(read_around(file, behind, right)? && left)
+        }
+    }
+}

@@ -49,6 +49,8 @@ struct State {
     calls: u64,
     fail: Option<(u64, io::ErrorKind)>,
     capacity: Option<u64>,
+    /// Sectors that are lost: by file, numbers from its start.
+    lost: HashSet<(FileId, u64)>,
     observer: Option<Observer>,
 }
 
@@ -106,6 +108,17 @@ impl SimulatedDisk {
         let id = state.id(folder, name)?;
         let file = state.files.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
         *file.get_mut(offset).ok_or(io::ErrorKind::UnexpectedEof)? ^= 1;
+        Ok(())
+    }
+
+    /// Loses the sector with this byte: reading any of it is `EIO` until it is written anew.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn lose_sector(&self, folder: Folder, name: &str, offset: u64) -> io::Result<()> {
+        let mut state = self.lock();
+        let id = state.id(folder, name)?;
+        state.lost.insert((id, offset / SECTOR as u64));
         Ok(())
     }
 
@@ -282,6 +295,11 @@ impl DiskFile for SimulatedFile {
         let bytes = if called.is_ok() { bytes } else { bytes.get(..bytes.len() / 2).unwrap_or_default() };
         state.grow(self.id, offset + bytes.len() as u64)?;
         state.record(Operation::Write(self.id, offset, bytes.to_vec()));
+        if !state.lost.is_empty() {
+            for sector in sectors_of(offset, bytes.len()) {
+                state.lost.remove(&(self.id, sector));
+            }
+        }
         let file = state.files.get_mut(&self.id).ok_or(io::ErrorKind::NotFound)?;
         put(file, offset, bytes);
         called
@@ -293,7 +311,11 @@ impl DiskFile for SimulatedFile {
         let file = state.files.get(&self.id).ok_or(io::ErrorKind::NotFound)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let piece = file.get(from..).and_then(|rest| rest.get(..bytes.len()));
-        bytes.copy_from_slice(piece.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let piece = piece.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if sectors_of(offset, bytes.len()).any(|sector| state.lost.contains(&(self.id, sector))) {
+            return Err(nix::errno::Errno::EIO.into());
+        }
+        bytes.copy_from_slice(piece);
         Ok(())
     }
 
@@ -319,6 +341,11 @@ impl DiskFile for SimulatedFile {
         file.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
         Ok(())
     }
+}
+
+/// Numbers of the sectors that a piece touches.
+fn sectors_of(offset: u64, length: usize) -> std::ops::Range<u64> {
+    offset / SECTOR as u64..(offset + length as u64).div_ceil(SECTOR as u64)
 }
 
 fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {

@@ -44,8 +44,11 @@ fn compare(shared: &Shared, present: &Index, path: &std::path::Path) -> Result<V
     let damaged: HashSet<MessageId> = replayed
         .damaged
         .iter()
-        .filter(|(found, ..)| found.damage != Damage::FactLost)
-        .filter_map(|(found, ..)| found.message)
+        .map(|(found, ..)| found)
+        // The rows of a segment that can't be read have nothing to be held against.
+        .chain(&shared.in_place)
+        .filter(|found| found.damage != Damage::FactLost)
+        .filter_map(|found| found.message)
         .collect();
     let mut changed = Vec::new();
     for (sql, by_group) in [

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should stop where it fails")]
 
 mod concurrency;
+mod damage;
 mod faults;
 mod flow;
 mod lab;
