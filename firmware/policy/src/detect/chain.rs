@@ -40,8 +40,9 @@ pub(super) fn gap(bytes: &[u8]) -> Option<Gap> {
     let (mut mark, mut line, mut cell) = (None, false, false);
     for &b in bytes {
         let kind = match b {
-            b' ' => continue,
-            b'\n' | b'\r' => {
+            // A control octet is shown as nothing, a box or a blank.
+            b' ' | 0..=8 | 0x0e..=0x1f | 0x7f => continue,
+            b'\n' | b'\r' | 0x0b | 0x0c => {
                 line = true;
                 continue;
             }

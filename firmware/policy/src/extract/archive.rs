@@ -58,10 +58,15 @@ pub(super) fn zip(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut 
         if unpacker.over {
             break;
         }
-        if name.ends_with('/') {
+        let is_folder = name.ends_with('/');
+        if is_folder && holds_nothing(&mut archive, index) {
             continue;
         }
         let mut entry = item.inside(name);
+        if is_folder {
+            // Some programs make a folder of it, others a file.
+            entry.note(Condition::Malformed);
+        }
         if !budget.take_part() {
             item.note(Condition::OverBudget);
             break;
@@ -106,9 +111,10 @@ pub(super) fn gzip(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut
         item.note(Condition::OverBudget);
     }
     item.emit("gzip", Cow::Borrowed(""), Vec::new(), sink);
-    if budget.take_part() {
-        read::file(entry, &content, budget, sink);
+    if !budget.take_part() {
+        return entry.emit_unread("unknown", Condition::OverBudget, sink);
     }
+    read::file(entry, &content, budget, sink);
 }
 
 /// How many entries the end record announces: the reader makes room for that many.
@@ -140,6 +146,11 @@ fn zip_kind(names: &[String]) -> &'static str {
     } else {
         "zip"
     }
+}
+
+/// Whether an entry is as empty as a folder has to be; nothing at all takes two octets to pack (RFC 1951 §3.2.6).
+fn holds_nothing(archive: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> bool {
+    archive.by_index_raw(index).is_ok_and(|entry| entry.size() == 0 && entry.compressed_size() <= 2)
 }
 
 /// Opens an entry, or says why it stays closed.

@@ -57,7 +57,9 @@ pub(super) fn decode<'a>(bytes: &'a [u8], label: &str) -> Decoded<'a> {
                 let text = encoding.decode_without_bom_handling(bytes).0;
                 // A stateful or multi-byte charset may swallow what a client that doesn't know it would show.
                 let lossy = !encoding.is_single_byte() && text.contains('\u{fffd}');
-                Decoded { text, others: if lossy { vec![western(bytes)] } else { Vec::new() } }
+                let mut others = unmarked(bytes);
+                others.extend(lossy.then(|| western(bytes)));
+                Decoded { text, others }
             }
             // Escape-based charsets that browsers refuse (ISO-2022-CN, HZ) carry ASCII as it is.
             _ => {
@@ -82,16 +84,19 @@ fn guess(bytes: &[u8]) -> Decoded<'_> {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => WINDOWS_1252.decode_without_bom_handling(bytes).0,
     };
-    let mut decoded = Decoded::from(text);
-    if let Some(big_endian) = looks_wide(bytes) {
-        let encoding = if big_endian { UTF_16BE } else { UTF_16LE };
-        decoded.others.push(encoding.decode_without_bom_handling(bytes).0.into_owned());
-        // Three zeros for each character: UTF-32.
-        if memchr::memchr_iter(0, bytes).count() * 8 > bytes.len() * 5 {
-            decoded.others.push(utf32(bytes, !big_endian));
-        }
+    Decoded { text, others: unmarked(bytes) }
+}
+
+/// What octets that look like UTF-16 or UTF-32 mean in it, whatever their label.
+fn unmarked(bytes: &[u8]) -> Vec<String> {
+    let Some(big_endian) = looks_wide(bytes) else { return Vec::new() };
+    let encoding = if big_endian { UTF_16BE } else { UTF_16LE };
+    let mut readings = vec![encoding.decode_without_bom_handling(bytes).0.into_owned()];
+    // Three zeros for each character: UTF-32.
+    if memchr::memchr_iter(0, bytes).count() * 8 > bytes.len() * 5 {
+        readings.push(utf32(bytes, !big_endian));
     }
-    decoded
+    readings
 }
 
 fn western(bytes: &[u8]) -> String {

@@ -21,10 +21,9 @@ pub(super) fn signed_or_encrypted(mut item: Item, bytes: &[u8], budget: &mut Bud
     };
     match oid.strip_prefix(PKCS7) {
         Some([2]) => {}
-        // Enveloped, signed-and-enveloped, encrypted.
-        Some([3 | 4 | 6]) => return item.emit_unread("pkcs7", Condition::Encrypted, sink),
-        // Compressed, authenticated and what else may come.
-        _ => return item.emit_unread("pkcs7", Condition::Unread("pkcs7".to_owned()), sink),
+        // Enveloped, encrypted, authenticated and enveloped (RFC 5083). What else there is or may come hides its content
+        // too, and counts as the worst of them.
+        _ => return item.emit_unread("pkcs7", Condition::Encrypted, sink),
     }
     let signed = signed_content(content);
     if signed.is_none() {

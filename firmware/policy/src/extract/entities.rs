@@ -161,7 +161,37 @@ const NAMED: &[(&str, &str)] = &[
     ("zwnj", "\u{200c}"),
 ];
 
-/// The longest name in the table.
+/// Names that are references with their semicolon only (`&it` begins many a word), sorted: what is invisible, and further
+/// ways to write what can stand between digits.
+const CLOSED: &[(&str, &str)] = &[
+    ("ApplyFunction", "\u{2061}"),
+    ("CenterDot", "·"),
+    ("DotDot", "\u{20dc}"),
+    ("DownBreve", "\u{311}"),
+    ("HorizontalLine", "\u{2500}"),
+    ("InvisibleComma", "\u{2063}"),
+    ("InvisibleTimes", "\u{2062}"),
+    ("MediumSpace", "\u{205f}"),
+    ("NegativeThickSpace", "\u{200b}"),
+    ("ThickSpace", "\u{205f}\u{200a}"),
+    ("TripleDot", "\u{20db}"),
+    ("UnderBar", "_"),
+    ("VerticalLine", "|"),
+    ("VeryThinSpace", "\u{200a}"),
+    ("af", "\u{2061}"),
+    ("boxh", "\u{2500}"),
+    ("boxv", "\u{2502}"),
+    ("bullet", "•"),
+    ("centerdot", "·"),
+    ("frasl", "\u{2044}"),
+    ("ic", "\u{2063}"),
+    ("it", "\u{2062}"),
+    ("midast", "*"),
+    ("sdot", "\u{22c5}"),
+    ("tdot", "\u{20db}"),
+];
+
+/// The longest name in both tables.
 const LONGEST: usize = 21;
 
 /// Appends `text` with its references decoded.
@@ -209,6 +239,14 @@ fn character(code: u32) -> char {
 /// Behind `&`. A name may stand without its semicolon, and then the longest one counts.
 fn named<'t>(text: &'t str, out: &mut String) -> &'t str {
     let length = text.bytes().take(LONGEST).take_while(u8::is_ascii_alphanumeric).count();
+    let closed = text.split_at_checked(length).and_then(|(name, rest)| {
+        let at = CLOSED.binary_search_by(|(known, _)| known.cmp(&name)).ok()?;
+        Some((CLOSED.get(at)?.1, rest.strip_prefix(';')?))
+    });
+    if let Some((decoded, rest)) = closed {
+        out.push_str(decoded);
+        return rest;
+    }
     let longest = (2..=length).rev().find_map(|length| {
         let (name, rest) = text.split_at_checked(length)?;
         let at = NAMED.binary_search_by(|(known, _)| known.cmp(&name)).ok()?;
@@ -238,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_its_longest_name_known() {
-        assert!(NAMED.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(NAMED.is_sorted_by(|a, b| a.0 < b.0) && CLOSED.is_sorted_by(|a, b| a.0 < b.0));
         assert_eq!(NAMED.iter().map(|(name, _)| name.len()).max(), Some(LONGEST));
     }
 

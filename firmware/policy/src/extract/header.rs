@@ -5,9 +5,9 @@
 //! fields are looked at. A crash leaves nothing.
 
 use super::{
-    Condition, Part,
+    Condition, Part, View, ViewKind,
     budget::{MAX_FIELDS, MAX_HEADER, MAX_READINGS},
-    charset,
+    charset, control,
     params::Structured,
     transfer,
 };
@@ -47,7 +47,10 @@ impl Header {
             name: None,
             sniffed: "text",
             text: Cow::Borrowed(&self.text),
-            views: Vec::new(),
+            views: control::without(&self.text)
+                .map(|text| View { kind: ViewKind::Reading, text })
+                .into_iter()
+                .collect(),
             conditions: self.conditions.clone(),
         }
     }

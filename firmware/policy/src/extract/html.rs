@@ -118,10 +118,11 @@ impl Reader {
 
     fn declaration<'s>(&mut self, inner: &'s str) -> &'s str {
         if let Some(comment) = inner.strip_prefix("!--") {
-            // Browsers end a comment also at `--!>` and, at once, at `>`.
-            let end = match comment.strip_prefix('>') {
-                Some(_) => Some((0, 1)),
-                None => {
+            // Browsers end a comment also at `--!>` and, at once, at `>` and `->`.
+            let end = match comment.as_bytes() {
+                [b'>', ..] => Some((0, 1)),
+                [b'-', b'>', ..] => Some((0, 2)),
+                _ => {
                     let usual = self.find_end(comment, "-->").map(|at| (at, 3));
                     let other = self.find_end(comment, "--!>").map(|at| (at, 4));
                     usual.into_iter().chain(other).min()

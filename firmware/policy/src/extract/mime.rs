@@ -166,6 +166,8 @@ impl<'m, 'b> Walker<'m, 'b> {
             }
         } else {
             if value == "message/partial" {
+                // Put together with its sisters it says what none of them says.
+                leaf.note(Condition::Malformed);
                 leaf.note(Condition::Unread("partial".to_owned()));
             }
             self.leaf(content_type, body, place, leaf);

@@ -18,6 +18,7 @@ mod budget;
 mod cells;
 mod charset;
 mod cms;
+mod control;
 mod css;
 mod entities;
 mod entity;
@@ -28,6 +29,7 @@ mod mime;
 mod office;
 mod ole;
 mod params;
+mod pgp;
 mod read;
 mod sniff;
 mod spreadsheet;
@@ -79,7 +81,7 @@ pub enum ViewKind {
     /// Rows in which digits run on from one cell into the next, written without the border. Holds those rows only; a
     /// lone number found here deserves less trust than one found in the text.
     Joined,
-    /// Another way in which a client could decode the same octets.
+    /// Another way in which a client could decode the same octets, or the text without control octets.
     Reading,
     /// HTML without the elements that a browser hides, so that hidden junk does not split a visible number.
     Visible,

@@ -136,10 +136,15 @@ impl Document {
         self.conditions.into_iter().for_each(|condition| item.note(condition));
         let Twofold { all, visible, .. } = self.lines;
         let mut views: Vec<View> = cells::joined(&all.text).into_iter().collect();
+        let mut margin = self.margin;
+        for text in self.workbook.unseen() {
+            margin.push_str(text);
+            margin.push('\n');
+        }
         for (kind, text) in [
             (ViewKind::Visible, visible.map(|lines| lines.text).unwrap_or_default()),
             (ViewKind::Headed, self.workbook.headed),
-            (ViewKind::Margin, self.margin),
+            (ViewKind::Margin, margin),
         ] {
             if !text.is_empty() {
                 views.push(View { kind, text });

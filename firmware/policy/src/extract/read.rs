@@ -7,12 +7,14 @@
 use super::{
     About, Budget, Condition, Encoding, Part, View, ViewKind, archive,
     budget::MAX_DEPTH,
-    cells, charset, cms,
+    cells, charset, cms, control,
     header::{self, Header},
-    html, mime, ole, sniff, transfer,
+    html, mime, ole, pgp, sniff, transfer,
 };
 use std::borrow::Cow;
 
+/// Extensions of what text editors open.
+const TEXT_NAMES: [&str; 10] = ["txt", "text", "csv", "tsv", "tab", "log", "md", "json", "xml", "ini"];
 /// Characters of a path inside an archive that are kept.
 const MAX_PATH: usize = 255;
 
@@ -56,6 +58,12 @@ impl Item {
         if !label.is_empty() {
             views.push(View { kind: ViewKind::Label, text: label.join("\n") });
         }
+        // Clients leave control octets out, show them, or take them for blanks: the text is read with and without them.
+        let reading = |(kind, text): (ViewKind, &str)| control::without(text).map(|text| View { kind, text });
+        let texts = std::iter::once((ViewKind::Reading, &*text));
+        let clean: Vec<View> =
+            texts.chain(views.iter().map(|view| (view.kind, view.text.as_str()))).filter_map(reading).collect();
+        views.extend(clean);
         let Self { section, declared, name, conditions, .. } = self;
         sink(Part { section, declared, name, sniffed, text, views, conditions });
     }
@@ -144,9 +152,17 @@ pub(super) fn file(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut
     if item.depth >= MAX_DEPTH {
         return item.emit_unread(kind, Condition::OverBudget, sink);
     }
+    if kind != "unknown" && passes_for_text(&item, kind) {
+        // It begins like a file, and is shown as a text: read as both. A name of its own, as in `text/plain;
+        // name=a.pdf`, tells all clients the same.
+        if !has_extension(&item) || named(&item, &TEXT_NAMES) {
+            item.note(Condition::Malformed);
+        }
+        text(item.clone(), "text", bytes, budget, sink);
+    }
     match kind {
         // Its header says what it is: a charset of which too little is ASCII to be known by its octets.
-        "unknown" if item.declared.starts_with("text/") => {
+        "unknown" if passes_for_text(&item, kind) => {
             if item.charsets.is_empty() {
                 item.note(Condition::Unread(kind.to_owned()));
             }
@@ -155,7 +171,8 @@ pub(super) fn file(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut
         "zip" => archive::zip(item, bytes, budget, sink),
         "gzip" => archive::gzip(item, bytes, budget, sink),
         "pkcs7" => cms::signed_or_encrypted(item, bytes, budget, sink),
-        "pgp" => item.emit_unread(kind, Condition::Encrypted, sink),
+        "pgp" | "age" => item.emit_unread(kind, Condition::Encrypted, sink),
+        "unknown" if passes_for_encrypted(&item) => item.emit_unread(kind, Condition::Encrypted, sink),
         "ole" => {
             let (kind, condition) = ole::judge(bytes);
             item.emit_unread(kind, condition, sink);
@@ -174,9 +191,32 @@ pub(super) fn file(mut item: Item, bytes: &[u8], budget: &mut Budget, sink: &mut
 }
 
 fn named(item: &Item, extensions: &[&str]) -> bool {
+    extensions.iter().any(|known| extension(item).eq_ignore_ascii_case(known))
+}
+
+fn has_extension(item: &Item) -> bool {
+    !extension(item).is_empty()
+}
+
+fn extension(item: &Item) -> &str {
     let name = item.name.as_deref().unwrap_or_default();
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension.trim()).unwrap_or_default();
-    extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    name.rsplit_once('.').map(|(_, extension)| extension.trim()).unwrap_or_default()
+}
+
+/// Whether a client shows it as a text for its type or name, although its octets are `kind`.
+fn passes_for_text(item: &Item, kind: &str) -> bool {
+    match (kind, item.declared.as_str()) {
+        ("rtf", "text/rtf" | "text/richtext") | ("pgp" | "pkcs7" | "age", _) => false,
+        (_, declared) => declared.starts_with("text/") || named(item, &TEXT_NAMES),
+    }
+}
+
+/// Whether it says of itself that it is encrypted.
+fn passes_for_encrypted(item: &Item) -> bool {
+    matches!(
+        item.declared.as_str(),
+        "application/pkcs7-mime" | "application/x-pkcs7-mime" | "application/pgp-encrypted" | "application/pgp"
+    ) || named(item, &["p7m", "gpg", "pgp", "age"])
 }
 
 /// A stored message (`.eml`) or web archive (`.mhtml`) that came as a file.
@@ -210,7 +250,7 @@ fn text(mut item: Item, kind: &'static str, bytes: &[u8], budget: &mut Budget, s
     let is_html = kind == "html"
         || matches!(item.declared.as_str(), "text/html" | "application/xhtml+xml")
         || named(&item, &["htm", "html", "xhtml"]);
-    if memchr::memmem::find(bytes, b"-----BEGIN PGP MESSAGE").is_some() {
+    if pgp::has_armour(bytes) {
         item.note(Condition::Encrypted);
     }
     if archive::has_directory(bytes) {

@@ -3,7 +3,7 @@
 //! Job: name the format. Place: in the walk on a decoded prefix, in the reader on the whole. Invariants: looks at 4 KiB
 //! at most; names are those of rules (`attachment_type`). A crash leaves nothing.
 
-use super::charset;
+use super::{charset, pgp};
 
 /// Octets that the sniffer looks at.
 pub(super) const PREFIX: usize = 4 << 10;
@@ -62,6 +62,7 @@ const MAGIC: &[(&str, usize, &[u8])] = &[
     ("mdb", 4, b"Standard Jet DB"),
     ("mdb", 4, b"Standard ACE DB"),
     ("onenote", 0, b"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d"),
+    ("age", 0, b"age-encryption.org/v1\n"),
     ("postscript", 0, b"%!PS"),
     ("postscript", 0, b"\xc5\xd0\xd3\xc6"),
     ("wordperfect", 0, b"\xffWPC"),
@@ -83,9 +84,10 @@ pub(super) fn sniff(bytes: &[u8]) -> &'static str {
     let hit = MAGIC.iter().find(|(kind, offset, magic)| {
         bytes.get(*offset..).is_some_and(|at| at.starts_with(magic)) && (*kind != "bmp" || is_bitmap(head))
     });
-    if let Some((kind, _, _)) = hit {
-        // Two letters alone are no proof when all else is text ("MZ…", "BZh…").
-        if !(matches!(*kind, "exe" | "bzip2" | "dwg" | "arj" | "lzh" | "mp3") && is_text(head)) {
+    if let Some((kind, _, magic)) = hit {
+        // Words alone are no proof when all else is text ("MZ…", "GIF89a…"), unless the format itself is text.
+        let word = magic.iter().all(|b| b.is_ascii_graphic() || *b == b' ') || *kind == "arj";
+        if matches!(*kind, "rtf" | "pdf" | "postscript") || !(word && is_text(head)) {
             return kind;
         }
     }
@@ -171,19 +173,16 @@ fn is_bitmap(head: &[u8]) -> bool {
     head.get(6..10) == Some(&[0; 4])
 }
 
-/// DER of a CMS ContentInfo: SEQUENCE, then an OID below 1.2.840.113549.1.7 or .9.16.1 (RFC 5652 §3).
+/// DER of a CMS ContentInfo: SEQUENCE, then an OID below 1.2.840.113549.1.7 (RFC 5652 §3) or .1.9.16.1 (RFC 5083).
 fn is_pkcs7(head: &[u8]) -> bool {
-    head.first() == Some(&0x30)
-        && head
-            .get(1..24)
-            .is_some_and(|start| memchr::memmem::find(start, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07").is_some())
+    const TYPES: [&[u8]; 2] = [b"\x2a\x86\x48\x86\xf7\x0d\x01\x07", b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01"];
+    let start = head.get(1..24).filter(|_| head.first() == Some(&0x30));
+    start.is_some_and(|start| TYPES.iter().any(|oid| memchr::memmem::find(start, oid).is_some()))
 }
 
 /// ASCII armour of encrypted data (RFC 9580 §6.2), or packets of that kind.
 fn is_pgp(head: &[u8]) -> bool {
-    head.trim_ascii_start().starts_with(b"-----BEGIN PGP MESSAGE")
-        // Public-key or symmetric-key encrypted session key, version 3, old and new packet format.
-        || matches!(head, [0x84 | 0x85, _, _, 0x03, ..] | [0xc1, _, 0x03, ..] | [0x8c, _, 0x04, ..] | [0xc3, _, 0x04, ..]) && !is_text(head)
+    head.trim_ascii_start().starts_with(b"-----BEGIN PGP MESSAGE") || pgp::is_encrypted(head) && !is_text(head)
 }
 
 /// Whether it reads as text in some charset: nearly no control characters, or UTF-16.

@@ -20,6 +20,8 @@ const HEADED_DIGITS: usize = 6;
 #[derive(Default)]
 pub(super) struct Workbook {
     strings: Vec<String>,
+    /// For each string, whether a sheet showed it.
+    shown: Vec<bool>,
     masks: Vec<Option<Mask>>,
     /// `heading value` for each longer number, since the word that says what a number is stands above its column.
     pub headed: String,
@@ -30,14 +32,25 @@ impl Workbook {
     pub fn read_strings(&mut self, content: &[u8], budget: &mut Budget) -> Result<(), Condition> {
         let (mut text, mut phonetic) = (String::new(), false);
         let strings = &mut self.strings;
-        xml::walk(content, budget, &mut |node| match node {
+        let result = xml::walk(content, budget, &mut |node| match node {
             Node::Open("si", _) => text.clear(),
             Node::Open("rPh", _) => phonetic = true,
             Node::Close("rPh") => phonetic = false,
             Node::Text(run) if !phonetic => text.push_str(run),
             Node::Close("si") => strings.push(std::mem::take(&mut text)),
             _ => {}
-        })
+        });
+        // What a broken table still held.
+        self.strings.push(text);
+        self.shown.resize(self.strings.len(), false);
+        result
+    }
+
+    /// The shared strings that no sheet showed: one may stand where nobody looks for it, or under a reference that is
+    /// read in another way.
+    pub fn unseen(&self) -> impl Iterator<Item = &str> {
+        let unseen = self.strings.iter().zip(&self.shown).filter(|(text, shown)| !**shown && !text.is_empty());
+        unseen.map(|(text, _)| text.as_str())
     }
 
     /// Reads the number formats of cell styles (§18.8).
@@ -130,10 +143,14 @@ impl Workbook {
         result
     }
 
-    fn value(&self, cell: &Cell) -> String {
+    fn value(&mut self, cell: &Cell) -> String {
         match cell.kind.as_str() {
             "s" => {
-                cell.text.trim().parse().ok().and_then(|at: usize| self.strings.get(at)).cloned().unwrap_or_default()
+                let Ok(at) = cell.text.trim().parse::<usize>() else { return String::new() };
+                if let Some(shown) = self.shown.get_mut(at) {
+                    *shown = true;
+                }
+                self.strings.get(at).cloned().unwrap_or_default()
             }
             "" | "n" => {
                 let digits = written_out(cell.text.trim());

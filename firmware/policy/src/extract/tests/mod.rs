@@ -2,6 +2,7 @@
 
 mod archives;
 mod budgets;
+mod concealed;
 mod evasion;
 mod malformed;
 mod office;

@@ -130,7 +130,8 @@ fn returned_headers_are_decoded_and_read_as_they_stand() {
 }
 
 #[test]
-fn a_fragment_of_a_message_is_unread() {
+fn a_fragment_of_a_message_is_unread_and_undecidable() {
     let outcome = read(single("Content-Type: message/partial; id=a; number=1; total=2\r\n", CARD));
     assert!(outcome.shows(CARD) && outcome.has(&Condition::Unread("partial".to_owned())));
+    assert!(outcome.has(&Condition::Malformed));
 }
