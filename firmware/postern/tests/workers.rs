@@ -18,6 +18,7 @@ use nix::{
 use policy::{Job, JobHeader, JobKind, JobReport, WorkerError, Workers, extract::About};
 use pool::{Plan, Pool};
 use std::{
+    collections::HashMap,
     fs,
     io::{Cursor, Read, Seek, SeekFrom},
     os::unix::process::ExitStatusExt,
@@ -246,6 +247,56 @@ fn a_small_job_leaves_its_worker_in_place_and_a_large_one_leaves_no_large_worker
         let pages: Vec<u64> = memory.split_ascii_whitespace().map(|n| n.parse().unwrap()).collect();
         assert!(pages[1] - pages[2] < (16 << 20) / 4096, "after {mebibytes} MiB: {memory}");
     }
+}
+
+#[test]
+fn a_worker_that_one_message_took_over_judges_few_others() {
+    let _alone = alone();
+    let pool = pool(1, MEMORY);
+    let mut seen: HashMap<Pid, u32> = HashMap::new();
+    for _ in 0..120 {
+        // Between two workers there may be none, or the new one only.
+        let before = children();
+        assert!(run(&pool, CARD, AMPLE).is_ok());
+        if let [worker] = before[..] {
+            *seen.entry(worker).or_default() += 1;
+        }
+    }
+    assert!(seen.len() >= 3 && seen.values().all(|jobs| *jobs <= 51), "{seen:?}");
+}
+
+#[test]
+fn a_worker_that_was_used_is_replaced_once_it_rests() {
+    let _alone = alone();
+    let pool = pool(2, MEMORY);
+    let before = children();
+    assert!(run(&pool, CARD, AMPLE).is_ok());
+    let start = Instant::now();
+    let kept = || children().iter().filter(|pid| before.contains(pid)).count();
+    while kept() == 2 || children().len() != 2 {
+        assert!(start.elapsed() < Duration::from_secs(10), "the used worker stays");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The one that never saw a message has no reason to go.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(kept(), 1);
+    assert!(run(&pool, CARD, AMPLE).is_ok());
+}
+
+#[test]
+fn a_fresh_worker_comes_before_a_used_one() {
+    let _alone = alone();
+    let pool = pool(2, MEMORY);
+    let pages = |pid: &Pid| {
+        let memory = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        let pages: Vec<u64> = memory.split_ascii_whitespace().map(|n| n.parse().unwrap()).collect();
+        pages[1] - pages[2]
+    };
+    let fresh: Vec<(Pid, u64)> = children().iter().map(|pid| (*pid, pages(pid))).collect();
+    assert!(run(&pool, CARD, AMPLE).is_ok());
+    assert!(run(&pool, CARD, AMPLE).is_ok());
+    // The tables of the detectors are made for the first job.
+    assert!(fresh.iter().all(|(pid, before)| pages(pid) > before + 100), "one of {fresh:?} had both jobs");
 }
 
 #[test]
