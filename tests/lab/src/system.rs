@@ -275,7 +275,11 @@ impl System {
             .collect())
     }
 
-    fn keep_recovery_key(&self) -> io::Result<()> {
+    /// Shows, confirms and keeps the recovery key, unless that was done before.
+    ///
+    /// # Errors
+    /// It was shown already, or the appliance refuses.
+    pub fn keep_recovery_key(&self) -> io::Result<()> {
         let file = self.layout.path("recovery-key.txt");
         if !file.exists() {
             let shown = self.postern_json(&["keys", "recovery", "show"], "")?;

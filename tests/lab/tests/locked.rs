@@ -61,6 +61,11 @@ fn assert_flows(system: &mut System) {
 fn an_altered_boot_and_a_forged_signature_unlock_for_this_boot_only() {
     let (_folder, mut system) = start(Options { no_cloud: true, ..Options::default() });
     assert_flows(&mut system);
+    let old = system.recovery_key().unwrap();
+    assert_eq!(system.postern_json(&["keys", "recovery", "renew"], "").unwrap()["renewed"], true);
+    assert_eq!(system.postern_json(&["keys", "status"], "").unwrap()["recovery_confirmed"], false);
+    std::fs::remove_file(system.layout.path("recovery-key.txt")).unwrap();
+    system.keep_recovery_key().unwrap();
 
     system.stop_appliance().unwrap();
     system.tpm.extend(12, b"init=/bin/sh").unwrap();
@@ -68,6 +73,8 @@ fn an_altered_boot_and_a_forged_signature_unlock_for_this_boot_only() {
     assert_locked(&system, "PCR 12");
     let wrong = system.postern(&["keys", "unlock"], "abandon abandon abandon").unwrap();
     assert_eq!(wrong.status.code(), Some(1), "wrong words do not unlock");
+    let replaced = system.postern(&["keys", "unlock"], &old).unwrap();
+    assert_eq!(replaced.status.code(), Some(1), "the words of before the renewal do not unlock");
     assert_locked(&system, "PCR 12");
     let unlocked = unlock(&system);
     assert_eq!(unlocked["resealed"], false, "{unlocked}");
