@@ -11,7 +11,7 @@ mod pool;
 mod source;
 mod tls;
 
-use crate::{gate::Pause, trust::SetupError};
+use crate::{gate::Pause, route::RECIPIENTS, trust::SetupError};
 use connection::Target;
 use jiff::Timestamp;
 use mail::{Address, Content, Destination, EnhancedCode, Envelope, Outcome, RecipientOutcome, Reply};
@@ -20,9 +20,6 @@ use session::client::Transaction;
 use settings::{HostPort, RelayTls, Settings};
 use source::Source;
 use std::{collections::HashMap, sync::Arc};
-
-/// Recipients of one transaction: what every server must take (RFC 5321 §4.5.3.1.8).
-const RECIPIENTS: usize = 100;
 
 /// A destination that failed and was, or is, not tried for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,9 @@
 use mail::{Action, Destination, Domain, Envelope, Verdict};
 use settings::{InternalRoute, Settings};
 
+/// Recipients of one transaction: what every server must take (RFC 5321 §4.5.3.1.8).
+pub(crate) const RECIPIENTS: usize = 100;
+
 /// Recipients of one message that travel together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -41,7 +44,7 @@ impl Routes {
         let mut groups: Vec<Group> = Vec::new();
         for (index, recipient) in (0u16..).zip(&envelope.recipients) {
             let (destination, held) = self.destination(index, recipient.domain(), verdict);
-            match groups.iter_mut().find(|g| g.destination == destination && g.held == held) {
+            match groups.iter_mut().find(|g| g.destination == destination && g.held == held && !is_full(g)) {
                 Some(group) => group.recipients.push(index),
                 None => groups.push(Group { destination, recipients: vec![index], held }),
             }
@@ -86,6 +89,11 @@ impl Routes {
         let unread = verdict.undecidable.is_some() && ordinary == Destination::Smarthost;
         if secured || unread { Destination::Cloud } else { ordinary }
     }
+}
+
+/// One group is one SMTP transaction, so that what the next hop answered is recorded before the next one begins.
+fn is_full(group: &Group) -> bool {
+    group.destination != Destination::Cloud && group.recipients.len() >= RECIPIENTS
 }
 
 #[cfg(test)]
@@ -184,5 +192,22 @@ mod tests {
         let plan = routes().plan(&envelope(&["a@out.example", "b@out.example"]), &verdict(&[Action::Reject]));
         assert!(plan.iter().all(|g| g.held.is_some() && g.destination == Destination::Cloud), "{plan:?}");
         assert_eq!(plan.iter().map(|g| g.recipients.len()).sum::<usize>(), 2);
+    }
+
+    #[test]
+    fn more_recipients_than_a_transaction_takes_are_several_groups_and_one_for_the_cloud() {
+        let many: Vec<String> = (0..250).map(|n| format!("r{n}@partner.example")).collect();
+        let names: Vec<&str> = many.iter().map(String::as_str).collect();
+        let envelope = envelope(&names);
+        let verdict = |action| Verdict {
+            recipients: vec![RecipientVerdict { action, rule: None }; 250],
+            ..Verdict::default()
+        };
+        let routes = Routes::new(&settings("127.0.0.1", 25));
+        let sizes = |action| -> Vec<usize> {
+            routes.plan(&envelope, &verdict(action)).iter().map(|g| g.recipients.len()).collect()
+        };
+        assert_eq!(sizes(Action::Relay), [100, 100, 50]);
+        assert_eq!(sizes(Action::Secure), [250]);
     }
 }

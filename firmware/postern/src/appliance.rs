@@ -104,11 +104,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Goes on without keys: greets and answers 451.
-    ///
-    /// # Errors
-    /// The addresses of the plain area can't be listened on.
-    pub async fn begin_locked(&self, fault: &vault::Fault) -> Result<(), BuildError> {
+    /// Goes on without keys: greets and answers 451, as far as the plain area says where.
+    pub async fn begin_locked(&self, fault: &vault::Fault) {
         let mut listeners = self.changing.lock().await;
         log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
         let locked = Locked::of(fault, Timestamp::now());
@@ -121,10 +118,14 @@ impl Daemon {
         };
         let service = match &plain {
             None => None,
+            // Whatever keeps SMTP from being answered must not keep operators from unlocking.
             Some(plain) => {
-                listeners.bind(&plain.listen).map_err(|error| BuildError::Part(error.to_string()))?;
-                let service = listeners.serve(Arc::new(acceptors::Locked), &plain.settings(), None);
-                Some(service.map_err(|error| BuildError::Part(error.to_string()))?)
+                let bound = listeners.bind(&plain.listen).map_err(|error| error.to_string());
+                let served = bound.and_then(|()| {
+                    let service = listeners.serve(Arc::new(acceptors::Locked), &plain.settings(), None);
+                    service.map_err(|error| error.to_string())
+                });
+                served.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok()
             }
         };
         let listening = listeners.addresses();
@@ -136,7 +137,6 @@ impl Daemon {
         if let Some(old) = old {
             old.stop().await;
         }
-        Ok(())
     }
 
     /// Binds, then puts a service of these settings in the place of the one before, which the caller stops.
@@ -405,6 +405,9 @@ impl Appliance for Daemon {
         let open = self.open()?;
         let cloud = open.pipeline.live.parts().cloud.clone();
         let enrolment = cloud.enrol(code.expose()).await.map_err(failed)?;
+        // Settings may have been taken into force meanwhile; the client that is in force now is the one to enrol.
+        let _one_at_a_time = self.changing.lock().await;
+        let cloud = open.pipeline.live.parts().cloud.clone();
         // The certificate is kept before it is used; both may touch disk and TPM.
         let identity = open.identity.clone();
         tokio::task::spawn_blocking(move || {

@@ -112,7 +112,7 @@ pub fn open(
         counters: Default::default(),
     });
     let (stop, stopped) = watch::channel(false);
-    let deliveries = tokio::spawn(deliveries::run(pipeline.clone(), stopped));
+    let deliveries = deliveries::start(pipeline.clone(), stopped);
     Ok(Open { pipeline, ledger, identity, epoch, deliveries, stop })
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 /// Deliveries to the cloud at once: streams of a few connections, bounded by the memory that their chunks take.
@@ -60,8 +60,20 @@ impl Drop for Place {
     }
 }
 
-/// Delivers until `stop` turns true, then lets running deliveries finish within [`DRAIN`].
-pub async fn run(pipeline: Arc<Pipeline>, mut stop: watch::Receiver<bool>) {
+/// Starts delivering; ends when `stop` turns true and running deliveries have finished, at most [`DRAIN`] later.
+///
+/// A daemon that takes mail and delivers none would be worse than one that is restarted: what is accepted is durable, so
+/// a defect here ends the process.
+pub fn start(pipeline: Arc<Pipeline>, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if tokio::spawn(run(pipeline, stop)).await.is_err_and(|error| error.is_panic()) {
+            log::error!("delivering ended by a defect; the daemon must be restarted");
+            std::process::abort();
+        }
+    })
+}
+
+async fn run(pipeline: Arc<Pipeline>, mut stop: watch::Receiver<bool>) {
     let running = Arc::new(Running::default());
     let mut tasks = JoinSet::new();
     loop {

@@ -2,8 +2,8 @@
 //!
 //! Job: under journald hand records over with their fields, elsewhere write readable lines to standard error. Place:
 //! beside the message's way; every stage logs through the `log` facade. Invariants: never content, never a full address
-//! at info level (stages mask before they log); a line that can't be written is lost, mail is not. A crash leaves the
-//! lines written so far.
+//! at info level (stages mask before they log); a line that can't be written is lost, mail is not. As with every client
+//! of journald, whoever logs waits while journald's queue is full. A crash leaves the lines written so far.
 
 use log::{
     LevelFilter, Log, Metadata, Record,

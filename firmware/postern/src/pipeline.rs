@@ -8,12 +8,15 @@
 use crate::{judging::Judging, live::Live};
 use delivery::Settled;
 use jiff::Timestamp;
-use mail::{Action, Destination, EnhancedCode, Envelope, MessageId, Outcome, Reply, Verdict};
+use mail::{Action, Destination, EnhancedCode, Envelope, MessageId, Outcome, RecipientOutcome, Reply, Verdict};
 use spool::{Acceptance, Claim, Planned, Receipt, Settlement, Spool, Staging};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
+
+/// Bodies beyond this have a file of their own (`spool::Staging`).
+const IN_MEMORY: u64 = 64 << 10;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -45,7 +48,11 @@ pub struct Pipeline {
 pub async fn accept(pipeline: &Pipeline, staging: Staging, envelope: Envelope) -> Result<(Receipt, MessageId), Reply> {
     let id = envelope.id;
     let parts = pipeline.live.parts();
-    let staged = Arc::new(staging.finish().map_err(|error| refused(id, "stage", &error, error.reply()))?);
+    // A large body has a file, which is synced here: other sessions of this thread go on elsewhere meanwhile.
+    let spilled = staging.len() > IN_MEMORY;
+    let finish = || staging.finish();
+    let staged = if spilled { tokio::task::block_in_place(finish) } else { finish() };
+    let staged = Arc::new(staged.map_err(|error| refused(id, "stage", &error, error.reply()))?);
     let verdict = pipeline.judging.judge(&parts, &envelope, &staged).await;
     log_verdict(id, &verdict);
     if verdict.strongest() == Action::Reject {
@@ -79,10 +86,12 @@ pub async fn deliver(pipeline: &Pipeline, claim: Claim) {
     let parts = pipeline.live.parts();
     let acceptance = claim.acceptance().clone();
     let outcomes = match claim.open() {
-        // Dropping the claim gives it back; the spool has set a damaged message aside by then.
+        // The retry spaces the next attempt; what is damaged for good the spool holds when this is settled.
         Err(error) => {
             log::error!(event = "unreadable", id:%, group, error:%; "a stored message can't be opened; see `postern queue show`");
-            return;
+            let text = format!("the stored message can't be read: {error}; check the data disk");
+            let why = Outcome::Deferred(Reply::new(451, EnhancedCode(4, 3, 0), text));
+            claim.recipients().iter().map(|&recipient| RecipientOutcome { recipient, outcome: why.clone() }).collect()
         }
         Ok(content) => match claim.destination() {
             Destination::Cloud => parts.cloud.deliver(&acceptance.envelope, group, claim.recipients(), content).await,

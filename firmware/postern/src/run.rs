@@ -96,7 +96,7 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
         match opened {
             Opened::Fresh(keys) | Opened::Unlocked(keys) => daemon.begin_open(keys).await?,
             Opened::Locked(fault) => {
-                daemon.begin_locked(&fault).await?;
+                daemon.begin_locked(&fault).await;
                 tokio::spawn(daemon.clone().ask_again());
             }
         }
