@@ -283,3 +283,44 @@ fn tables_of_ordinary_numbers_are_ordinary_mail() {
     let verdict = judge(&policy, html(&table).as_bytes(), &InProcess);
     assert_eq!(verdict.recipients[0].action, Action::Relay, "{:?}", verdict.matches);
 }
+
+/// What becomes of a message to the outer recipient that carries `body` as it stands.
+fn action_on(fields: &str, body: &[u8]) -> Action {
+    let policy = policy(vec![secure_if("us_ssn")], vec![]);
+    let mut message = format!("From: ann@corp.example\r\nSubject: x\r\n{fields}\r\n").into_bytes();
+    message.extend_from_slice(body);
+    judge(&policy, &message, &InProcess).recipients[0].action
+}
+
+#[test]
+fn neither_magic_words_nor_control_octets_make_a_number_leave_unsecured() {
+    for body in [
+        &b"GIF89a\r\nSSN 536-22-1874"[..],
+        b"%!PS\r\nSSN 536-22-1874",
+        b"SSN 536\0-22-18\x0074",
+        b"SSN 536\x1f-22-18\x0674 and more",
+        b"SSN\x01536-22-1874\x029",
+        b"SSN 536\x0b22\x0c1874",
+        b"S\x02S\x02N 536 22 1\x7f874",
+    ] {
+        assert_eq!(action_on("", body), Action::Secure, "{:?}", String::from_utf8_lossy(body));
+        let html = "Content-Type: text/html; charset=iso-8859-1\r\n";
+        assert_eq!(action_on(html, body), Action::Secure, "{:?} as HTML", String::from_utf8_lossy(body));
+    }
+}
+
+#[test]
+fn odd_octets_of_ordinary_mail_are_no_reason_to_secure_it() {
+    for (fields, body) in [
+        ("", &b"Page one\r\n\x0cPage two\r\n\tindented\r\n"[..]),
+        ("", b"Written in an editor of DOS.\r\n\x1a"),
+        ("", b"make: \x1b[31merror 536\x1b[0m in line 22, 1874 more\r\n"),
+        ("", b"N\x08NA\x08AM\x08ME\x08E\r\n     ls - list 536 files, 22 folders, 1874 links\r\n"),
+        ("", b"\x0bMSH|^~\\&|LAB|536|22|1874\r\x1c\r\n"),
+        ("", b"a NUL of a broken program \0 and DEL \x7f and the year 2024\r\n"),
+        ("Content-Type: text/plain; charset=iso-2022-jp\r\n", b"\x1b$B$3$s$K$A$O\x1b(B 2024\r\n"),
+        ("", b"\x1b$B$3$s$K$A$O\x1b(B 2024\r\n"),
+    ] {
+        assert_eq!(action_on(fields, body), Action::Relay, "{:?}", String::from_utf8_lossy(body));
+    }
+}

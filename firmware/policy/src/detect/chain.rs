@@ -293,3 +293,18 @@ fn token_after(bytes: &[u8], end: usize) -> bool {
 fn has_digit<'b>(bytes: impl Iterator<Item = &'b u8>) -> bool {
     bytes.take(40).take_while(|b| b.is_ascii_alphanumeric()).any(u8::is_ascii_digit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_octet_parts_runs_like_a_blank_and_no_number_from_itself() {
+        for control in (0..=8u8).chain(0x0e..=0x1f).chain([0x7f]) {
+            assert_eq!(gap(&[control]), Some(Gap::Space), "{control:#x}");
+            assert_eq!(gap(&[control, b'-']), Some(Gap::Dash), "{control:#x}");
+        }
+        assert_eq!([gap(b"\x0b"), gap(b"\x0c"), gap(b"\t")], [Some(Gap::Line), Some(Gap::Line), Some(Gap::Cell)]);
+        assert_eq!([gap(b"x"), gap(b"\0\0\0\0\0\0\0")], [None, None]);
+    }
+}
