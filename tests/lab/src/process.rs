@@ -10,6 +10,7 @@ use nix::{
 };
 use std::{
     fs::OpenOptions,
+    hash::{BuildHasher, RandomState},
     io,
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
@@ -17,6 +18,10 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
+
+/// Ports for labs of tests lie between these.
+const FIRST_BASE: u16 = 10_000;
+const LAST_BASE: u16 = 32_000;
 
 /// A running part of the lab.
 pub struct Process {
@@ -169,15 +174,19 @@ pub fn free_port() -> io::Result<SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-/// A run of ten ports, as [`crate::layout::Layout`] wants them, that nobody listens on at the moment.
+/// A run of ten ports, as [`crate::layout::Layout`] wants them, that nobody listens on at the moment. They are below those
+/// that the system gives to connections (ip(7), ip_local_port_range), one of which would take a port before its listener.
 ///
 /// # Errors
 /// None was found.
 pub fn free_port_base() -> io::Result<u16> {
-    for _ in 0..50 {
-        let base = free_port()?.port().saturating_sub(10);
+    // Systems that start at the same time begin to look in different places.
+    let begin = RandomState::new().hash_one(std::process::id());
+    for attempt in 0..50 {
+        let run = begin.wrapping_add(attempt) % u64::from((LAST_BASE - FIRST_BASE) / 10);
+        let base = FIRST_BASE + u16::try_from(run).map_err(io::Error::other)? * 10;
         let free = |offset| std::net::TcpListener::bind(("127.0.0.1", base + offset)).is_ok();
-        if base > 1024 && (0..10).all(free) {
+        if (0..10).all(free) {
             return Ok(base);
         }
     }
