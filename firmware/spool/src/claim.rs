@@ -267,8 +267,8 @@ impl Spool {
             let changed = shared.queue.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let next = shared.queue.lock().next_due(&mut wanted);
             let now = Timestamp::now();
+            let next = shared.queue.lock().next_due(now, &mut wanted);
             match next {
                 Some(due) if crate::queue::is_due(due, now) => return,
                 Some(due) => {

@@ -23,8 +23,9 @@ use tokio::sync::Notify;
 /// Finished messages whose life can still be shown; lost with the process.
 const RECENT: usize = 1024;
 
-/// A time far enough ahead that only a clock which jumped explains it; such a group is due at once.
-const CLOCK_JUMPED: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+/// A time far enough ahead that only a clock which was set back explains it; such a group is due at once. The longest
+/// wait that settings allow is a day and a fifth, 28.8 hours.
+const CLOCK_JUMPED: jiff::SignedDuration = jiff::SignedDuration::from_hours(36);
 
 /// The end of what a lane has made durable and this queue has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,28 +118,35 @@ impl State {
         self.dirty.insert(id);
         self.pin(message.place.segment);
         self.live += 1;
-        self.attach(id, &message);
+        let displaced = self.attach(id, &message);
         self.messages.insert(id, message);
+        self.evict(displaced);
     }
 
-    /// Takes a message that the index had; it is counted already.
+    /// Takes a message that the index had; it is counted already. It stays, whether its groups have a place in a window
+    /// or not, until the caller evicts it; others that lose theirs go.
     pub fn adopt(&mut self, id: MessageId, message: Message) {
         if self.messages.contains_key(&id) {
             return;
         }
+        let mut displaced = Vec::new();
         for entry in message.groups.iter().filter(|entry| entry.status() == Status::Waiting) {
-            self.offer(id, &entry.group.destination, (entry.group.due, id, entry.group.number));
+            let line = self.line(&entry.group.destination);
+            displaced.extend(line.offer((entry.group.due, id, entry.group.number)));
         }
         self.messages.insert(id, message);
+        self.evict(displaced.into_iter().filter(|displaced| *displaced != id));
     }
 
-    /// Changes a message, keeping figures and windows right.
+    /// Changes a message, keeping figures and windows right. One that nobody needs any more afterwards is dropped from
+    /// memory, as are those that lose their place to it.
     pub fn change<R>(&mut self, id: MessageId, change: impl FnOnce(&mut Message) -> R) -> Option<R> {
         let mut message = self.messages.remove(&id)?;
         self.detach(id, &message);
         let result = change(&mut message);
-        self.attach(id, &message);
+        let displaced = self.attach(id, &message);
         self.messages.insert(id, message);
+        self.evict(displaced);
         Some(result)
     }
 
@@ -254,10 +262,10 @@ impl State {
                 continue;
             }
             let Some(line) = self.lines.get_mut(&destination) else { continue };
-            if line.wants_refill(|key| is_due(key.0, now)) {
+            if line.wants_refill(now) {
                 refill.push(destination.clone());
             }
-            let Some(key) = line.window.first().copied().filter(|key| is_due(key.0, now)) else { continue };
+            let Some(key) = line.next(now) else { continue };
             let (_, id, number) = key;
             line.window.remove(&key);
             let taken = self.change(id, |message| match message.group_mut(number) {
@@ -275,9 +283,10 @@ impl State {
         (None, refill)
     }
 
-    /// When the next group of a wanted destination is due; `None`: none waits.
-    pub fn next_due(&self, mut wanted: impl FnMut(&Destination) -> bool) -> Option<Timestamp> {
-        self.lines.iter().filter(|(destination, _)| wanted(destination)).filter_map(|(_, line)| line.next_due()).min()
+    /// When the next group of a wanted destination is due, not later than `now` if one is; `None`: none waits.
+    pub fn next_due(&self, now: Timestamp, mut wanted: impl FnMut(&Destination) -> bool) -> Option<Timestamp> {
+        let lines = self.lines.iter().filter(|(destination, _)| wanted(destination));
+        lines.filter_map(|(_, line)| line.next_due(now)).min()
     }
 
     /// Gives a group back, as it was before the claim.
@@ -343,16 +352,9 @@ impl State {
         self.pins.contains_key(&segment)
     }
 
-    fn offer(&mut self, _id: MessageId, destination: &Destination, key: Key) {
+    fn line(&mut self, destination: &Destination) -> &mut Line {
         let window = self.window;
-        match self.lines.get_mut(destination) {
-            Some(line) => line.offer(key),
-            None => {
-                let mut line = Line::new(window);
-                line.offer(key);
-                self.lines.insert(destination.clone(), line);
-            }
-        }
+        self.lines.entry(destination.clone()).or_insert_with(|| Line::new(window))
     }
 
     fn detach(&mut self, id: MessageId, message: &Message) {
@@ -367,23 +369,21 @@ impl State {
         }
     }
 
-    fn attach(&mut self, id: MessageId, message: &Message) {
-        let window = self.window;
+    /// Gives the messages that lost a place in a window by this; it may be the message itself.
+    fn attach(&mut self, id: MessageId, message: &Message) -> Vec<MessageId> {
+        let mut displaced = Vec::new();
         for entry in &message.groups {
-            let destination = &entry.group.destination;
-            if !self.lines.contains_key(destination) {
-                self.lines.insert(destination.clone(), Line::new(window));
-            }
-            let Some(line) = self.lines.get_mut(destination) else { continue };
             let status = entry.status();
+            let line = self.line(&entry.group.destination);
             *line.figure(status) += 1;
             if status == Status::Waiting {
-                line.offer((entry.group.due, id, entry.group.number));
+                displaced.extend(line.offer((entry.group.due, id, entry.group.number)));
             }
             if entry.is_failed() {
                 self.failed += 1;
             }
         }
+        displaced
     }
 }
 
@@ -391,3 +391,6 @@ impl State {
 pub(crate) fn is_due(due: Timestamp, now: Timestamp) -> bool {
     due <= now || due.duration_since(now) > CLOCK_JUMPED
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,12 @@ pub(crate) fn recover(
     let numbers = segments.iter().map(|segment| segment.number).chain(unreadable);
     let highest = numbers.chain(span.from.iter().map(|position| position.segment)).max().unwrap_or(0);
     shared.next_segment.store(highest.saturating_add(1), Ordering::Relaxed);
+    {
+        // Of what was brought in to apply facts that it had already, only a window's worth is needed.
+        let mut state = shared.queue.lock();
+        let resident: Vec<_> = state.messages.keys().copied().collect();
+        state.evict(resident);
+    }
     let mut closed = [Vec::new(), Vec::new()];
     for segment in &segments {
         shared.add_segment(segment);
@@ -202,11 +208,12 @@ fn reconcile(
 
 /// Holds a message that the queue or the index has; says whether one does.
 fn hold(shared: &Shared, index: &Index, id: MessageId, damage: Damage) -> Result<bool, OpenError> {
-    if !shared.queue.lock().messages.contains_key(&id) {
+    let mut state = shared.queue.lock();
+    if !state.messages.contains_key(&id) {
         let Some(message) = index.load(id)? else { return Ok(false) };
-        shared.queue.lock().adopt(id, message);
+        state.adopt(id, message);
     }
-    shared.queue.lock().hold_damaged(id, damage);
+    state.hold_damaged(id, damage);
     Ok(true)
 }
 

@@ -214,11 +214,12 @@ impl Worker {
                 // Deliveries go on with what is in memory; free room may be what the index is waiting for.
                 let resident: Vec<Key> = resident(&state.messages, destination);
                 let Some(line) = state.lines.get_mut(destination) else { return };
-                resident.into_iter().for_each(|key| line.offer(key));
+                let displaced: Vec<_> = resident.into_iter().filter_map(|key| line.offer(key)).collect();
                 if let Some(from) = from {
                     line.outside(from);
                 }
                 line.refilling = false;
+                state.evict(displaced);
                 drop(state);
                 // Claims ask again at once; a failing index is not asked more often than this.
                 std::thread::sleep(Duration::from_millis(50));
@@ -233,6 +234,7 @@ impl Worker {
                 let mut state = self.shared.queue.lock();
                 // What is in memory is newer than the row.
                 if let Some(message) = state.messages.get(id) {
+                    let mut displaced = None;
                     let waiting = message
                         .group(*number)
                         .filter(|entry| entry.status() == crate::queue::Status::Waiting)
@@ -240,8 +242,10 @@ impl Worker {
                     if let Some((destination, key)) = waiting
                         && let Some(line) = state.lines.get_mut(&destination)
                     {
-                        line.offer(key);
+                        displaced = line.offer(key);
                     }
+                    // This one is evicted with all that were found, if it has no place.
+                    state.evict(displaced.filter(|displaced| displaced != id));
                     continue;
                 }
             }
@@ -252,23 +256,23 @@ impl Worker {
         Ok(())
     }
 
-    fn load(&self, id: MessageId) -> Result<bool, IndexError> {
-        if let Some(message) = self.shared.queue.lock().messages.get(&id) {
-            return Ok(!message.finished);
-        }
-        let Some(message) = self.index.load(id)? else { return Ok(false) };
-        self.shared.queue.lock().adopt(id, message);
-        Ok(true)
-    }
-
     fn keep(&self, id: MessageId) -> Result<Option<Kept>, IndexError> {
-        if !self.load(id)? {
-            return Ok(None);
+        let resident = |message: Option<Message>| {
+            let mut state = self.shared.queue.lock();
+            if let Some(message) = message {
+                state.adopt(id, message);
+            }
+            // Under the same lock: what nobody keeps may be evicted as soon as it is released.
+            let message = state.messages.get_mut(&id)?;
+            let kept = !message.finished;
+            message.kept += u32::from(kept);
+            Some(kept.then(|| Kept { shared: Arc::clone(&self.shared), id }))
+        };
+        if let Some(kept) = resident(None) {
+            return Ok(kept);
         }
-        Ok(self.shared.queue.lock().messages.get_mut(&id).map(|message| {
-            message.kept += 1;
-            Kept { shared: Arc::clone(&self.shared), id }
-        }))
+        let Some(message) = self.index.load(id)? else { return Ok(None) };
+        Ok(resident(Some(message)).flatten())
     }
 
     fn life(&mut self, id: MessageId) -> Result<Option<Life>, IndexError> {
