@@ -199,10 +199,8 @@ mod tests {
         let many: Vec<String> = (0..250).map(|n| format!("r{n}@partner.example")).collect();
         let names: Vec<&str> = many.iter().map(String::as_str).collect();
         let envelope = envelope(&names);
-        let verdict = |action| Verdict {
-            recipients: vec![RecipientVerdict { action, rule: None }; 250],
-            ..Verdict::default()
-        };
+        let verdict =
+            |action| Verdict { recipients: vec![RecipientVerdict { action, rule: None }; 250], ..Verdict::default() };
         let routes = Routes::new(&settings("127.0.0.1", 25));
         let sizes = |action| -> Vec<usize> {
             routes.plan(&envelope, &verdict(action)).iter().map(|g| g.recipients.len()).collect()
