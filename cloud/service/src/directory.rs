@@ -188,7 +188,7 @@ impl Directory {
 
     /// The lookup value of an address as somebody typed it.
     pub fn index(&self, address: &str) -> Vec<u8> {
-        self.keys.address_index(address)
+        self.keys.address_index(address.trim_ascii())
     }
 
     async fn open_session(&self, tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>, index: &[u8]) -> Result<String, Error> {

@@ -14,7 +14,7 @@ use crate::{
     content::{Content, Place},
     database::{now, write},
     event,
-    keys::{ServiceKeys, TenantKeys, hex},
+    keys::{ServiceKeys, TenantKeys, folded, hex},
     notice::LINK_LIFETIME,
     objects::Objects,
     seal::{SealError, Secret, SegmentSealer, random},
@@ -469,7 +469,7 @@ fn facts(digest: Digest, segments: Vec<u64>, offset: u64, metadata: &Metadata) -
     })
 }
 
-/// Holds the metadata against the path, and drops recipients that differ in case only: one person, one notice.
+/// Holds the metadata against the path, and drops recipients that share a lookup value: one person, one notice.
 fn verified(mut metadata: Metadata, key: &Key) -> Result<Metadata, PutError> {
     let invalid = |text: &str| PutError::Invalid(text.to_owned());
     if metadata.id != key.message || metadata.group != key.group {
@@ -488,7 +488,7 @@ fn verified(mut metadata: Metadata, key: &Key) -> Result<Metadata, PutError> {
         return Err(invalid("accepted_at is not a time; send RFC 3339 in UTC"));
     }
     let mut seen = HashSet::new();
-    metadata.recipients.retain(|address| seen.insert(address.to_lowercase()));
+    metadata.recipients.retain(|address| seen.insert(folded(address)));
     Ok(metadata)
 }
 

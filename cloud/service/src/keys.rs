@@ -117,10 +117,20 @@ pub struct ServiceKeys {
 }
 
 impl ServiceKeys {
-    /// The lookup value of a mailbox. Compared without case, because people type their address as they like; the local
-    /// part's case (RFC 5321 §2.4) is kept for delivery only.
+    /// The lookup value of a mailbox, the same for all spellings that [`folded`] makes one.
     pub fn address_index(&self, address: &str) -> Vec<u8> {
-        self.addresses.of(address.trim().to_lowercase().as_bytes()).to_vec()
+        self.addresses.of(folded(address).as_bytes()).to_vec()
+    }
+}
+
+/// A mailbox as it is compared: without case, because people type their address as they like; the local part's case
+/// (RFC 5321 §2.4) is kept for delivery only. In the local part just ASCII letters fold: Unicode makes letters alike that
+/// are different mailboxes (the Kelvin sign and k), and only the server there knows which (RFC 6530 §10.1). In the domain
+/// they are the same name (UTS 46 §4).
+pub fn folded(address: &str) -> String {
+    match address.rsplit_once('@') {
+        Some((local, domain)) => format!("{}@{}", local.to_ascii_lowercase(), domain.to_lowercase()),
+        None => address.to_ascii_lowercase(),
     }
 }
 
@@ -227,5 +237,20 @@ mod tests {
             assert!(matches!(Master::load_or_create(&path, &data), Err(Error::MasterKeyMalformed(_))), "{text:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), *text);
         }
+    }
+
+    #[test]
+    fn mailboxes_that_only_look_alike_do_not_share_an_account() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let keys = Master::load_or_create(&folder.path().join("key"), &data).unwrap().service().unwrap();
+        let index = |address: &str| keys.address_index(address);
+        // The Kelvin sign, a dotted capital I, and a blank of another script, each a letter of its own before the @.
+        for other in ["\u{212a}im@home.example", "k\u{130}m@home.example", "\u{3000}kim@home.example"] {
+            assert_ne!(index("kim@home.example"), index(other), "{other:?}");
+        }
+        assert_eq!(index("Kim@Home.Example"), index("kim@home.example"));
+        assert_eq!(index("kim@B\u{dc}RO.example"), index("kim@b\u{fc}ro.example"));
     }
 }
