@@ -22,12 +22,16 @@ use axum::{
     routing::{get, post},
 };
 use http_body_util::{BodyExt, Limited};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use wire::{Digest, EnrolRequest, EnrolResponse, Progress, Refusal, Stored, header, limit};
 
 /// Enrolments at once; a code has 100 bits, so this is only about load.
 const ENROLMENTS: usize = 4;
+/// How long the body of an enrolment may take to arrive.
+const ENROLMENT_BODY: Duration = Duration::from_secs(15);
+/// How long an enrolment waits for its turn; each takes milliseconds.
+const ENROLMENT_TURN: Duration = Duration::from_secs(5);
 /// Uploads at once; each holds a few mebibytes.
 const UPLOADS: usize = 64;
 
@@ -95,13 +99,13 @@ async fn enrolled_only(
 }
 
 async fn enrol(State(api): State<Arc<Api>>, body: Body) -> Response {
-    let Ok(_slot) = api.enrolments.try_acquire() else {
-        return refuse(StatusCode::TOO_MANY_REQUESTS, "others are enrolling; try again later");
-    };
-    let collected =
-        tokio::time::timeout(std::time::Duration::from_secs(15), Limited::new(body, limit::ENROL).collect());
+    // First the body, then the slot: who sends half a body holds a connection, and no slot.
+    let collected = tokio::time::timeout(ENROLMENT_BODY, Limited::new(body, limit::ENROL).collect());
     let Ok(Ok(body)) = collected.await else {
         return refuse(StatusCode::UNPROCESSABLE_ENTITY, "the enrolment is too long or broke off; send it again");
+    };
+    let Ok(Ok(_slot)) = tokio::time::timeout(ENROLMENT_TURN, api.enrolments.acquire()).await else {
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "others are enrolling; try again later");
     };
     let request: EnrolRequest = match serde_json::from_slice(&body.to_bytes()) {
         Ok(request) => request,
@@ -204,7 +208,7 @@ async fn put(
         Ok(Ok(taken)) => answer(taken),
         Ok(Err(e)) => refusal(&e),
         Err(e) => {
-            log::error!("an upload broke off: {e}");
+            log::error!("an upload broke off: {}", crate::error::broke_off(&e));
             refuse(StatusCode::SERVICE_UNAVAILABLE, "the upload broke off; send it again")
         }
     }

@@ -90,3 +90,21 @@ impl Error {
         move |source| Self::File { path, source }
     }
 }
+
+/// Why a task ended early. Not its own words: a panic's text may quote what the task worked on.
+pub(crate) fn broke_off(error: &tokio::task::JoinError) -> &'static str {
+    if error.is_panic() { "it panicked; its place stands above" } else { "it was cancelled" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::panic)]
+    async fn the_text_of_a_panic_is_not_told() {
+        let error = tokio::spawn(async { panic!("cut in the middle of {:?}", "Befund") }).await.unwrap_err();
+        assert!(error.to_string().contains("Befund"), "the library tells it");
+        assert!(!broke_off(&error).contains("Befund") && broke_off(&error).contains("panicked"));
+    }
+}

@@ -30,3 +30,34 @@ pub fn start() {
         log::set_max_level(level);
     }
 }
+
+/// Makes a panic leave its place in the log and nothing else: its text may quote what was being worked on.
+pub fn only_places_of_panics() {
+    std::panic::set_hook(Box::new(|panic| log::error!("{}", place(panic))));
+}
+
+fn place(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    match panic.location() {
+        Some(location) => format!("event=panic at={}:{}", location.file(), location.line()),
+        None => "event=panic".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    #[allow(clippy::panic)]
+    fn a_panic_leaves_its_place_and_not_its_text() {
+        let (sender, lines) = mpsc::channel();
+        std::panic::set_hook(Box::new(move |panic| drop(sender.send(place(panic)))));
+        let ended = std::thread::spawn(|| panic!("cut in the middle of {:?}", "Befund")).join();
+        let _ = std::panic::take_hook();
+        assert!(ended.is_err());
+        let line = lines.recv().unwrap_or_default();
+        assert!(line.starts_with("event=panic at=") && line.contains("log_lines.rs:"), "{line}");
+        assert!(!line.contains("Befund"), "{line}");
+    }
+}

@@ -185,7 +185,7 @@ impl Notifier {
             while let Some(done) = under_way.join_next().await {
                 match done {
                     Ok(settled) => settled?,
-                    Err(e) => log::error!("a notice broke off: {e}"),
+                    Err(e) => log::error!("a notice broke off: {}", crate::error::broke_off(&e)),
                 }
             }
         }
