@@ -138,14 +138,8 @@ impl Service {
         tasks.spawn(notifier.run(ingest.stored.clone(), stop.clone()));
         tasks.spawn(housekeeping(ingest.clone(), pages.clone(), stop.clone()));
         let api_router = api::router(Arc::new(Api::new(tenants, ingest, devices)));
-        tasks.spawn(listen::serve(listener(api)?, api_tls, listen::APPLIANCE_HANDSHAKE, api_router, stop.clone()));
-        tasks.spawn(listen::serve(
-            listener(portal)?,
-            portal_tls,
-            listen::BROWSER_HANDSHAKE,
-            portal::router(pages),
-            stop.clone(),
-        ));
+        tasks.spawn(listen::serve(listener(api)?, api_tls, listen::APPLIANCE, api_router, stop.clone()));
+        tasks.spawn(listen::serve(listener(portal)?, portal_tls, listen::BROWSER, portal::router(pages), stop.clone()));
         tasks.close();
         Ok(Self { api: api_address, portal: portal_address, portal_url, stop, tasks, db, _lock: lock })
     }

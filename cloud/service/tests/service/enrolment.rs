@@ -138,3 +138,31 @@ async fn an_appliance_sees_nothing_of_another_tenant() {
     assert_eq!(second.state(0).await, wire::UploadState::Absent);
     assert_eq!(second.put(0, &frame(b"Subject: y\r\n\r\ny")).await.status, StatusCode::CREATED);
 }
+
+#[tokio::test]
+async fn strangers_who_send_half_an_enrolment_keep_nobody_out() {
+    let lab = Lab::start().await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = lab.stranger().open().await.unwrap();
+        let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{", wire::path::ENROL);
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+        tokio::io::AsyncWriteExt::flush(&mut stream).await.unwrap();
+        held.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let reply = lab.stranger().enrol(&lab.code().await, &csr(&p256())).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn connections_of_enrolled_appliances_shut_no_neighbour_out() {
+    let lab = Lab::start().await;
+    let appliance = lab.enrolled().await;
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        held.push(appliance.open().await.unwrap());
+    }
+    let reply = lab.stranger().enrol(&lab.code().await, &csr(&p256())).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+}

@@ -325,13 +325,32 @@ async fn accounts_sessions_and_messages_survive_a_restart() {
 
 #[tokio::test]
 async fn a_refused_notice_is_tried_again_or_given_up_and_holds_up_nobody() {
-    let lab = Lab::start().await;
+    let mut lab = Lab::start().await;
     lab.sink.refusals.lock().unwrap().extend(["550 5.1.1 unknown jane@home.example", "451 4.7.1 later"]);
     let body = frame_to(&["a@home.example", "b@home.example", "c@home.example"], 0, b"Subject: x\r\n\r\nx");
     lab.enrolled().await.put(0, &body).await;
     let mails = lab.sink.wait(1).await;
     assert!(lab.sink.refusals.lock().unwrap().is_empty() && !mails.is_empty());
-    // The one answered 451 follows after the first wait of 20 s; the one answered 550 never does.
+    // The one answered 451 follows after the first wait of 20 s, which the test does not sit out; the one answered 550
+    // never does.
+    let file = sqlx::sqlite::SqliteConnectOptions::new().filename(lab.data().join("cloud.db"));
+    let db = sqlx::SqlitePool::connect_with(file).await.unwrap();
+    let waiting = "SELECT due_at FROM notice WHERE state = 0 AND attempts = 1";
+    let mut due: Vec<(i64,)> = Vec::new();
+    for _ in 0..100 {
+        due = sqlx::query_as(waiting).fetch_all(&db).await.unwrap();
+        let (open,): (i64,) =
+            sqlx::query_as("SELECT count(*) FROM notice WHERE state = 0").fetch_one(&db).await.unwrap();
+        if open == 1 && due.len() == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let now = jiff::Timestamp::now().as_second();
+    assert!(due.len() == 1 && (now + 15..=now + 20).contains(&due[0].0), "{due:?} at {now}");
+    sqlx::query("UPDATE notice SET due_at = 0 WHERE state = 0").execute(&db).await.unwrap();
+    db.close().await;
+    lab.restart().await;
     let mails = lab.sink.wait(2).await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!(lab.sink.mails.lock().unwrap().len(), mails.len());
