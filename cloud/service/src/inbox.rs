@@ -1,18 +1,21 @@
 //! The messages of one person.
 //!
 //! Job: list and open what was sent to an address. Place: between the portal and the stored messages. Invariants: every
-//! query names the person, so nobody reaches another's message by guessing a reference; a message is parsed one at a time.
-//! A crash leaves at most a message that is not yet marked as read.
+//! query names the person, so nobody reaches another's message by guessing a reference; a message is parsed one at a time,
+//! and twice at most. A crash leaves a message that is not yet marked as read, or one whose structure says that parsing
+//! began: a second crash of the same one is its last, from then on it is offered as a file.
 
 use crate::{
     Error,
     content::{Content, Place},
     database::now,
     directory::Person,
+    error::broke_off,
     ingest::Facts,
     keys::TenantKeys,
     objects::Objects,
-    structure::{Shown, Structure, decode_body},
+    seal::SealError,
+    structure::Structure,
     tenants::Tenants,
 };
 use sqlx::SqlitePool;
@@ -22,13 +25,16 @@ use tokio::sync::Semaphore;
 /// Messages on one page.
 pub const PAGE: i64 = 25;
 
+/// How often parsing a message may begin without ending: once may be a power cut or a stop.
+const TRIES: u8 = 2;
+
 /// The messages of people.
 pub struct Inbox {
     db: SqlitePool,
     objects: Objects,
     tenants: Arc<Tenants>,
     /// A parser holds a whole message and ¾ of it again: one at a time.
-    parser: Semaphore,
+    parser: Arc<Semaphore>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -77,7 +83,7 @@ pub struct Letter {
 impl Inbox {
     /// The messages in this database and store.
     pub fn new(db: SqlitePool, objects: Objects, tenants: Arc<Tenants>) -> Self {
-        Self { db, objects, tenants, parser: Semaphore::new(1) }
+        Self { db, objects, tenants, parser: Arc::new(Semaphore::new(1)) }
     }
 
     /// One page of a person's messages, newest first, and whether there are more.
@@ -137,11 +143,10 @@ impl Inbox {
         let secret = keys.message_key(&row.reference, &row.message_key)?;
         let place = Place::new(&keys, &row.reference, secret);
         let content = Content::new(self.objects.clone(), place, facts.segments, facts.offset);
-        let structure = match row.structure_sealed {
-            Some(sealed) => {
-                serde_json::from_slice(&keys.records.open(&keys.context("structure", &row.reference), &sealed)?)?
-            }
-            None => self.find_structure(&keys, &row.reference, &content).await?,
+        let known = row.structure_sealed.map(|sealed| open_structure(&keys, &row.reference, &sealed)).transpose()?;
+        let structure = match known {
+            Some(structure) if structure.unfinished == 0 => structure,
+            _ => self.find_structure(&keys, &row.reference, &content).await?,
         };
         Ok(Letter {
             organisation: self.tenants.name(&row.tenant).await?,
@@ -158,39 +163,123 @@ impl Inbox {
         })
     }
 
-    async fn find_structure(&self, keys: &TenantKeys, reference: &str, content: &Content) -> Result<Structure, Error> {
-        let _turn = self.parser.acquire().await;
-        let octets = content.read(0..content.len()).await?;
-        let parsed = tokio::task::spawn_blocking(move || Structure::parse(&octets)).await;
-        let structure = match parsed {
-            Ok(structure) => structure,
-            // The parser gave up on this one: it can still be fetched whole.
-            Err(e) => {
-                log::error!("a message could not be parsed and is offered as a file: {e}");
+    /// Parses a message, unless somebody else did while this one waited for the parser.
+    async fn find_structure(
+        &self,
+        keys: &Arc<TenantKeys>,
+        reference: &str,
+        content: &Content,
+    ) -> Result<Structure, Error> {
+        let turn = self.parser.clone().acquire_owned().await.map_err(|_| SealError::Cipher)?;
+        if let Some(known) = begin(&self.db, keys, reference, content.len()).await? {
+            return Ok(known);
+        }
+        let (db, keys, reference, content) = (self.db.clone(), keys.clone(), reference.to_owned(), content.clone());
+        // A task of its own: a reader who goes away meanwhile is no crash, and must not look like one.
+        let found = tokio::spawn(async move {
+            let _turn = turn;
+            let octets = content.read(0..content.len()).await?;
+            let parsed = tokio::task::spawn_blocking(move || Structure::parse(&octets)).await;
+            let structure = parsed.unwrap_or_else(|e| {
+                log::error!("a message could not be parsed and is offered as a file: {}", broke_off(&e));
                 Structure::unreadable(content.len())
-            }
-        };
-        let sealed = keys.records.seal(&keys.context("structure", reference), &serde_json::to_vec(&structure)?)?;
-        sqlx::query("UPDATE message SET structure_sealed = ? WHERE reference = ?")
-            .bind(sealed)
-            .bind(reference)
-            .execute(&self.db)
-            .await?;
-        Ok(structure)
+            });
+            save(&db, &keys, &reference, &structure).await?;
+            Ok(structure)
+        });
+        found.await.unwrap_or_else(|e| {
+            log::error!("finding the structure of a message broke off: {}", broke_off(&e));
+            Err(SealError::Format.into())
+        })
     }
 }
 
+/// Notes that parsing begins, before anything of the message is touched: should it bring the process down, it does not do
+/// so for ever. Where it need not begin, says the structure.
+async fn begin(db: &SqlitePool, keys: &TenantKeys, reference: &str, length: u64) -> Result<Option<Structure>, Error> {
+    let row: Option<(Option<Vec<u8>>,)> = sqlx::query_as("SELECT structure_sealed FROM message WHERE reference = ?")
+        .bind(reference)
+        .fetch_optional(db)
+        .await?;
+    let known = row.and_then(|row| row.0).map(|sealed| open_structure(keys, reference, &sealed)).transpose()?;
+    let begun = known.as_ref().map_or(0, |known| known.unfinished);
+    if begun >= TRIES {
+        log::error!("a message was begun {TRIES} times and never parsed; it is offered as a file");
+        let structure = Structure::unreadable(length);
+        save(db, keys, reference, &structure).await?;
+        return Ok(Some(structure));
+    }
+    if known.is_some() && begun == 0 {
+        return Ok(known);
+    }
+    let structure = Structure { unfinished: begun + 1, ..Structure::unreadable(length) };
+    save(db, keys, reference, &structure).await?;
+    Ok(None)
+}
+
+fn open_structure(keys: &TenantKeys, reference: &str, sealed: &[u8]) -> Result<Structure, Error> {
+    Ok(serde_json::from_slice(&keys.records.open(&keys.context("structure", reference), sealed)?)?)
+}
+
+async fn save(db: &SqlitePool, keys: &TenantKeys, reference: &str, structure: &Structure) -> Result<(), Error> {
+    let sealed = keys.records.seal(&keys.context("structure", reference), &serde_json::to_vec(structure)?)?;
+    sqlx::query("UPDATE message SET structure_sealed = ? WHERE reference = ?")
+        .bind(sealed)
+        .bind(reference)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 impl Letter {
-    /// The parts to show, decoded, in order.
+    /// The octets of the parts to show, in order; the structure bounds how many they are.
     ///
     /// # Errors
     /// The service's own.
-    pub async fn bodies(&self) -> Result<Vec<Shown>, Error> {
-        let mut shown = Vec::with_capacity(self.structure.bodies.len());
+    pub async fn bodies(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let mut octets = Vec::with_capacity(self.structure.bodies.len());
         for body in &self.structure.bodies {
-            let octets = self.content.read(body.start..body.end).await?;
-            shown.extend(decode_body(&octets));
+            octets.push(self.content.read(body.start..body.end).await?);
         }
-        Ok(shown)
+        Ok(octets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{database, keys::Master};
+
+    #[tokio::test]
+    async fn a_message_that_ends_the_process_twice_is_offered_as_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let service = Master::load_or_create(&folder.path().join("key"), &data).unwrap().service().unwrap();
+        let db = database::open(&data).await.unwrap();
+        let tenants = Tenants::new(db.clone(), Arc::new(service));
+        tenants.add("clinic", "Clinic").await.unwrap();
+        let keys = tenants.keys("clinic").await.unwrap();
+        sqlx::raw_sql(
+            "INSERT INTO appliance (id, tenant, certificate, fingerprint, public_key, not_after, software, enrolled_at) \
+             VALUES ('a', 'clinic', '', x'00', x'00', 0, '', 0); \
+             INSERT INTO message (reference, tenant, appliance, message, delivery, message_key, facts_sealed, stored_at) \
+             VALUES ('bad', 'clinic', 'a', 'm', 0, x'00', x'00', 0), ('good', 'clinic', 'a', 'm', 1, x'00', x'00', 0)",
+        )
+        .execute(&db)
+        .await
+        .unwrap();
+        // Each time the process ends before the structure is saved.
+        assert!(begin(&db, &keys, "bad", 7).await.unwrap().is_none());
+        assert!(begin(&db, &keys, "bad", 7).await.unwrap().is_none());
+        for _ in 0..2 {
+            let offered = begin(&db, &keys, "bad", 7).await.unwrap().unwrap();
+            assert_eq!((offered.unfinished, offered.attachments[0].end), (0, 7));
+        }
+        // One interruption costs nothing.
+        assert!(begin(&db, &keys, "good", 7).await.unwrap().is_none());
+        assert!(begin(&db, &keys, "good", 7).await.unwrap().is_none());
+        save(&db, &keys, "good", &Structure { subject: "Befund".into(), ..Structure::default() }).await.unwrap();
+        assert_eq!(begin(&db, &keys, "good", 7).await.unwrap().unwrap().subject, "Befund");
     }
 }

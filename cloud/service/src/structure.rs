@@ -8,9 +8,14 @@
 use crate::clean::is_picture_type;
 use mail_parser::{Addr, Encoding, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
-/// Longest text or HTML part that is shown; longer ones are offered for download.
+/// Most text and HTML that a page shows, decoded, all parts together; what is beyond is offered for download.
 const LONGEST_SHOWN: usize = 2 * 1024 * 1024;
+/// The same as it came: quoted-printable takes three octets for one, and no coding needs more.
+const LONGEST_ENCODED: u64 = 3 * LONGEST_SHOWN as u64;
+/// Parts that a page shows.
+const MOST_SHOWN: usize = 20;
 /// Attachments that are listed; a message of a million parts still has one page.
 const MOST_ATTACHMENTS: usize = 500;
 /// Addressees that are listed.
@@ -33,6 +38,9 @@ pub struct Structure {
     pub bodies: Vec<Body>,
     /// Parts to download.
     pub attachments: Vec<Attachment>,
+    /// How often parsing began and has not ended; 0 once it has.
+    #[serde(default)]
+    pub unfinished: u8,
 }
 
 /// A display name and an address, either of which may be missing.
@@ -97,38 +105,32 @@ impl Structure {
     /// Parses a whole message. Where parts can't be found, or are too many to list, the whole message is an attachment:
     /// nothing that arrived becomes unreachable.
     pub fn parse(octets: &[u8]) -> Self {
-        let Some(message) = MessageParser::default().parse(octets) else {
+        let flat = flattened(octets);
+        let parser = MessageParser::default();
+        let (Some(header), Some(message)) = (parser.parse_headers(octets), parser.parse(flat.as_ref())) else {
             return Self::unreadable(octets.len() as u64);
         };
-        let shown = if message.html_body.is_empty() { &message.text_body } else { &message.html_body };
-        let mut bodies = Vec::new();
+        let page = Page::of(&message);
+        let listed = page.beyond.len() + message.attachments.len();
         let mut attachments = Vec::new();
-        for part in shown.iter().filter_map(|id| part(&message, *id)) {
-            match &part.body {
-                PartType::Text(text) | PartType::Html(text) if text.len() <= LONGEST_SHOWN => {
-                    bodies.push(Body { start: part.offset_header.into(), end: part.offset_end.into() });
-                }
-                PartType::Text(_) | PartType::Html(_) => attachments.push(attachment(part, attachments.len())),
-                _ => {}
-            }
-        }
-        for part in message.attachments.iter().filter_map(|id| part(&message, *id)).take(MOST_ATTACHMENTS) {
+        let others = message.attachments.iter().filter_map(|id| part(&message, *id));
+        for part in page.beyond.iter().copied().chain(others).take(MOST_ATTACHMENTS) {
             let mut attachment = attachment(part, attachments.len());
             attachment.inline = is_picture_type(&attachment.media_type)
-                && attachment.content_id.as_ref().is_some_and(|id| shows(&message, shown, id));
+                && attachment.content_id.as_ref().is_some_and(|id| page.shows(id));
             attachments.push(attachment);
         }
-        let shown_all = message.attachments.len() <= MOST_ATTACHMENTS;
-        if !shown_all || (bodies.is_empty() && attachments.is_empty()) {
+        if listed > MOST_ATTACHMENTS || (page.shown.is_empty() && attachments.is_empty()) {
             attachments.extend(Self::unreadable(octets.len() as u64).attachments);
         }
         Self {
-            subject: one_line(message.subject().unwrap_or_default(), LONGEST_SUBJECT),
-            from: people(&message, &[HeaderName::From]),
-            to: people(&message, &[HeaderName::To, HeaderName::Cc]),
-            date: message.date().map(mail_parser::DateTime::to_timestamp),
-            bodies,
+            subject: one_line(header.subject().unwrap_or_default(), LONGEST_SUBJECT),
+            from: people(&header, &[HeaderName::From]),
+            to: people(&header, &[HeaderName::To, HeaderName::Cc]),
+            date: header.date().map(mail_parser::DateTime::to_timestamp),
+            bodies: page.shown.iter().map(|part| part_body(part)).collect(),
             attachments,
+            unfinished: 0,
         }
     }
 
@@ -148,13 +150,80 @@ impl Structure {
     }
 }
 
-/// Whether the HTML among these parts shows the picture with this Content-ID.
-fn shows(message: &Message<'_>, parts: &[u32], content_id: &str) -> bool {
-    let mut html = parts.iter().filter_map(|id| part(message, *id)).filter_map(|part| match &part.body {
-        PartType::Html(html) => Some(html),
-        _ => None,
-    });
-    html.any(|html| html.contains(&format!("cid:{content_id}")))
+/// The text and HTML parts of a message, as far as one page holds them.
+struct Page<'a, 'x> {
+    shown: Vec<&'a MessagePart<'x>>,
+    beyond: Vec<&'a MessagePart<'x>>,
+}
+
+impl<'a, 'x> Page<'a, 'x> {
+    fn of(message: &'a Message<'x>) -> Self {
+        let parts = if message.html_body.is_empty() { &message.text_body } else { &message.html_body };
+        let (mut room, mut encoded_room) = (LONGEST_SHOWN, LONGEST_ENCODED);
+        let mut page = Self { shown: Vec::new(), beyond: Vec::new() };
+        for part in parts.iter().filter_map(|id| part(message, *id)) {
+            let (PartType::Text(text) | PartType::Html(text)) = &part.body else { continue };
+            let Body { start, end } = part_body(part);
+            let encoded = end.saturating_sub(start);
+            if page.shown.len() < MOST_SHOWN && text.len() <= room && encoded <= encoded_room {
+                room -= text.len();
+                encoded_room -= encoded;
+                page.shown.push(part);
+            } else {
+                page.beyond.push(part);
+            }
+        }
+        page
+    }
+
+    /// Whether the HTML shows the picture with this Content-ID.
+    fn shows(&self, content_id: &str) -> bool {
+        let name = format!("cid:{content_id}");
+        self.shown.iter().any(|part| matches!(&part.body, PartType::Html(html) if html.contains(&name)))
+    }
+}
+
+fn part_body(part: &MessagePart<'_>) -> Body {
+    Body { start: part.offset_header.into(), end: part.offset_end.into() }
+}
+
+/// Stands for the first letter of a subtype in [`flattened`] octets; no type can hold it.
+const MARK: u8 = 0x1a;
+
+/// The octets, of the same length, with the types of nested messages made unknown. The parser would open those at any
+/// depth, and then walk through them by recursion: a mail of 3 MB ends the process (stack overflow). Unknown types are
+/// left closed, which is all that a page needs.
+fn flattened(octets: &[u8]) -> Cow<'_, [u8]> {
+    let mut flat = Cow::Borrowed(octets);
+    for (at, _) in octets.iter().enumerate().filter(|(_, octet)| b"rRgGdD".contains(octet)) {
+        let (before, rest) = octets.split_at(at);
+        if is_nesting(before, rest)
+            && let Some(octet) = flat.to_mut().get_mut(at)
+        {
+            *octet = MARK;
+        }
+    }
+    flat
+}
+
+/// Whether a nesting subtype starts here: behind `message/` or `multipart/`, or behind anything that ends like a comment,
+/// which may stand between (RFC 5322 §3.2.2).
+fn is_nesting(before: &[u8], rest: &[u8]) -> bool {
+    let ends_with = |text: &[u8], end: &[u8]| {
+        text.len().checked_sub(end.len()).and_then(|at| text.get(at..)).is_some_and(|t| t.eq_ignore_ascii_case(end))
+    };
+    let nesting: [&[u8]; 3] = [b"rfc822", b"global", b"digest"];
+    if !rest.get(..6).is_some_and(|subtype| nesting.iter().any(|n| subtype.eq_ignore_ascii_case(n))) {
+        return false;
+    }
+    match before.trim_ascii_end().split_last() {
+        Some((b')', _)) => true,
+        Some((b'/', front)) => {
+            let front = front.trim_ascii_end();
+            front.ends_with(b")") || ends_with(front, b"message") || ends_with(front, b"multipart")
+        }
+        _ => false,
+    }
 }
 
 fn part<'a, 'x>(message: &'a Message<'x>, id: u32) -> Option<&'a MessagePart<'x>> {
@@ -179,16 +248,18 @@ fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
     let media_type = part
         .content_type()
         .map(|t| format!("{}/{}", t.ctype(), t.subtype().unwrap_or_default()).to_ascii_lowercase())
+        .map(|t| t.replace("\u{1a}fc822", "rfc822").replace("\u{1a}lobal", "global"))
         .filter(|t| is_media_type(t))
         .unwrap_or_else(|| "application/octet-stream".to_owned());
     let encoded = u64::from(part.offset_end.saturating_sub(part.offset_body));
-    let (name, length) = match &part.body {
-        PartType::Message(nested) => {
-            let subject = file_name(nested.subject().unwrap_or_default());
+    let (name, length) = match media_type.as_str() {
+        "message/rfc822" | "message/global" => {
+            let nested = MessageParser::default().parse_headers(part.contents());
+            let subject = file_name(nested.as_ref().and_then(|nested| nested.subject()).unwrap_or_default());
             let name = if subject.is_empty() { "attached message.eml".to_owned() } else { format!("{subject}.eml") };
-            (name, encoded)
+            (name, if part.encoding == Encoding::None { encoded } else { part.body.len() as u64 })
         }
-        other => (file_name(part.attachment_name().unwrap_or_default()), other.len() as u64),
+        _ => (file_name(part.attachment_name().unwrap_or_default()), part.body.len() as u64),
     };
     Attachment {
         name: if name.is_empty() { format!("attachment-{}{}", number + 1, extension(&media_type)) } else { name },
@@ -264,7 +335,16 @@ pub enum Shown {
 
 /// Decodes the octets of a [`Body`].
 pub fn decode_body(octets: &[u8]) -> Option<Shown> {
-    let message = MessageParser::default().parse(octets)?;
+    let parser = MessageParser::default();
+    let flat = flattened(octets);
+    let mut message = parser.parse(flat.as_ref())?;
+    // A text may speak of nested messages, and is then parsed as it is, once it is certain that it nests none.
+    if matches!(flat, Cow::Owned(_)) && message.parts.len() == 1 {
+        let header = parser.parse_headers(octets)?;
+        if header.content_type().is_none_or(|kind| kind.ctype() == "text") {
+            message = parser.parse(octets)?;
+        }
+    }
     match message.parts.into_iter().next()?.body {
         PartType::Text(text) => Some(Shown::Text(text.into_owned())),
         PartType::Html(text) => Some(Shown::Html(text.into_owned())),
@@ -357,5 +437,77 @@ mod tests {
         let attachments = Structure::parse(&octets).attachments;
         assert_eq!(attachments.len(), MOST_ATTACHMENTS + 1);
         assert_eq!(attachments[MOST_ATTACHMENTS].name, "message.eml");
+    }
+
+    #[test]
+    fn messages_nested_without_end_do_not_overflow_the_stack() {
+        let nested = "Content-Type: message/rfc822\r\n\r\n".repeat(100_000);
+        let spaced = "Content-Type: message / (x) rfc822\r\n\r\n".repeat(100_000);
+        let digest = "Content-Type: multipart/digest; boundary=x\r\n\r\n--x\r\n\r\n".repeat(20_000);
+        let hidden = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &nested);
+        let encoded = format!("Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n{hidden}\r\n");
+        for octets in [nested, spaced, digest, encoded] {
+            let parsed = std::thread::spawn(move || (Structure::parse(octets.as_bytes()), octets.len() as u64));
+            let (structure, length) = parsed.join().unwrap();
+            let reached = structure.attachments.iter().map(|a| a.end).chain(structure.bodies.iter().map(|b| b.end));
+            assert_eq!(reached.max(), Some(length), "not all of it can be reached");
+        }
+    }
+
+    #[test]
+    fn the_messages_of_a_digest_are_shown_and_nested_ones_named() {
+        let octets = "Content-Type: multipart/digest; boundary=x\r\n\r\n--x\r\n\r\nSubject: First\r\n\r\none\r\n--x\r\n\
+            Content-Type: Message/RFC822\r\nContent-Transfer-Encoding: base64\r\n\r\n\
+            U3ViamVjdDogU2Vjb25kDQoNCnR3bw0K\r\n--x--\r\n";
+        let structure = Structure::parse(octets.as_bytes());
+        let [body] = structure.bodies.as_slice() else { panic!("{structure:?}") };
+        let Some(Shown::Text(text)) = decode_body(&octets.as_bytes()[body.start as usize..body.end as usize]) else {
+            panic!("{structure:?}")
+        };
+        assert!(text.contains("one"), "{text}");
+        let [nested] = structure.attachments.as_slice() else { panic!("{structure:?}") };
+        assert_eq!(
+            (nested.name.as_str(), nested.media_type.as_str(), nested.length),
+            ("Second.eml", "message/rfc822", 24)
+        );
+    }
+
+    #[test]
+    fn a_text_about_nested_messages_is_shown_as_it_is() {
+        let octets =
+            b"Subject: message/rfc822\r\nContent-Type: text/plain\r\n\r\nContent-Type: message/rfc822\r\n\r\nx";
+        let structure = Structure::parse(octets);
+        assert_eq!(structure.subject, "message/rfc822");
+        let body = &structure.bodies[0];
+        let shown = decode_body(&octets[body.start as usize..body.end as usize]);
+        assert_eq!(shown, Some(Shown::Text("Content-Type: message/rfc822\r\n\r\nx".into())));
+    }
+
+    #[test]
+    fn a_page_of_many_long_parts_shows_a_bounded_amount() {
+        for (parts, text) in [(40, "x".repeat(300_000)), (1_000, "y".to_owned())] {
+            let mut octets = String::from("Content-Type: multipart/mixed; boundary=x\r\n\r\n");
+            for _ in 0..parts {
+                octets += &format!("--x\r\nContent-Type: text/plain\r\n\r\n{text}\r\n");
+            }
+            let structure = Structure::parse(octets.as_bytes());
+            let sum: u64 = structure.bodies.iter().map(|b| b.end - b.start).sum();
+            assert!(!structure.bodies.is_empty() && structure.bodies.len() <= 20, "{}", structure.bodies.len());
+            assert!(sum <= 3 * LONGEST_SHOWN as u64, "{sum}");
+            // What is not shown is listed, or the whole message is.
+            let listed = structure.bodies.len() + structure.attachments.len();
+            assert!(listed == parts || structure.attachments.iter().any(|a| a.name == "message.eml"), "{listed}");
+            assert!(structure.attachments.len() <= MOST_ATTACHMENTS + 1);
+        }
+    }
+
+    #[test]
+    fn a_short_text_in_a_long_encoding_is_not_read_for_the_page() {
+        let octets = format!(
+            "Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\n{}eA==\r\n",
+            "\r\n".repeat(10_000_000)
+        );
+        let structure = Structure::parse(octets.as_bytes());
+        assert!(structure.bodies.is_empty() && structure.attachments.len() == 1, "{:?}", structure.bodies);
     }
 }

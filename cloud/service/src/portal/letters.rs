@@ -4,9 +4,11 @@ use super::{Portal, Problem, headers, view};
 use crate::{
     clean::{clean, is_picture_type, sniff_picture},
     decode::Decoder,
+    error::broke_off,
     event,
     inbox::Letter,
-    structure::{Attachment, Person, Shown},
+    seal::SealError,
+    structure::{Attachment, Person, Shown, decode_body},
 };
 use axum::{
     body::Body,
@@ -20,6 +22,8 @@ use std::sync::Arc;
 
 /// Longest picture that is shown within a message, decoded.
 const LONGEST_PICTURE: u64 = 10_000_000;
+/// Octets by which its format is told.
+const PICTURE_START: usize = 16;
 const NO_SUBJECT: &str = "(no subject)";
 
 /// Query of `/inbox`.
@@ -83,18 +87,7 @@ pub async fn message(
 ) -> Result<Response, Problem> {
     let (person, session) = portal.signed_in(&headers).await?;
     let letter = portal.inbox.open(&person, &reference).await?.ok_or(Problem::NotFound)?;
-    let mut blocked = 0;
-    let mut bodies = Vec::new();
-    for shown in letter.bodies().await? {
-        bodies.push(match shown {
-            Shown::Text(text) => view::BodyView::Text(text.trim_end().to_owned()),
-            Shown::Html(html) => {
-                let (html, left_out) = clean(&html, &reference, &letter.structure.attachments);
-                blocked += left_out;
-                view::BodyView::Html(html)
-            }
-        });
-    }
+    let (bodies, blocked) = portal.bodies(&letter).await?;
     if portal.inbox.mark_read(&letter).await? {
         event::read(&letter.id, letter.group, &letter.tenant);
     }
@@ -156,20 +149,52 @@ pub async fn image(
     if !is_picture_type(&attachment.media_type) || attachment.length > LONGEST_PICTURE {
         return Err(Problem::NotFound);
     }
-    let mut picture = Vec::new();
-    let mut pieces = std::pin::pin!(decoded(&letter, attachment));
-    while let Some(piece) = pieces.next().await {
-        picture.extend(piece?);
+    let mut start = Vec::new();
+    let mut pieces = Box::pin(decoded(&letter, attachment));
+    while start.len() < PICTURE_START {
+        let Some(piece) = pieces.next().await else { break };
+        start.extend(piece?);
     }
-    let kind = sniff_picture(&picture).ok_or(Problem::NotFound)?;
-    let mut response = Body::from(picture).into_response();
+    let kind = sniff_picture(&start).ok_or(Problem::NotFound)?;
+    // The rest as it is read: a picture on its way takes no more memory than a file.
+    let all = futures_util::stream::once(async { Ok(start) }).chain(pieces);
+    let mut response = Body::from_stream(all).into_response();
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(headers::FILE_POLICY));
     Ok(response)
 }
 
+fn shown(octets: &[Vec<u8>], reference: &str, attachments: &[Attachment]) -> (Vec<view::BodyView>, usize) {
+    let mut blocked = 0;
+    let bodies = octets.iter().filter_map(|octets| decode_body(octets)).map(|shown| match shown {
+        Shown::Text(text) => view::BodyView::Text(text.trim_end().to_owned()),
+        Shown::Html(html) => {
+            let (html, left_out) = clean(&html, reference, attachments);
+            blocked += left_out;
+            view::BodyView::Html(html)
+        }
+    });
+    (bodies.collect(), blocked)
+}
+
 impl Portal {
+    /// What a message's page shows, and how many pictures it leaves out: decoded and cleaned a few at once, apart from
+    /// the runtime's workers. The work goes on when the reader goes away, so it keeps its turn to its end.
+    async fn bodies(&self, letter: &Letter) -> Result<(Vec<view::BodyView>, usize), Problem> {
+        let turn = self.pages.clone().acquire_owned().await.map_err(|_| SealError::Cipher)?;
+        let octets = letter.bodies().await?;
+        let (reference, attachments) = (letter.reference.clone(), letter.structure.attachments.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            shown(&octets, &reference, &attachments)
+        });
+        done.await.map_err(|e| {
+            log::error!("showing a message broke off: {}", broke_off(&e));
+            SealError::Format.into()
+        })
+    }
+
     /// The number is digits and nothing else: there is no path that it could lead along.
     async fn attachment_of(
         &self,

@@ -32,6 +32,9 @@ use std::sync::Arc;
 /// Longest form in bytes: an address, two passwords and a token fit many times over.
 const LONGEST_FORM: usize = 16 * 1024;
 
+/// Messages that are decoded and cleaned at once; each takes some tens of mebibytes.
+const PAGES_AT_ONCE: usize = 2;
+
 /// What the portal's pages are made from.
 pub struct Portal {
     directory: Directory,
@@ -42,6 +45,7 @@ pub struct Portal {
     /// `https://host[:port]`.
     origin: String,
     limits: limits::Limits,
+    pages: Arc<tokio::sync::Semaphore>,
 }
 
 impl Portal {
@@ -54,7 +58,16 @@ impl Portal {
         keys: Arc<ServiceKeys>,
         origin: String,
     ) -> Self {
-        Self { directory, inbox, tenants, keys, db, origin, limits: limits::Limits::default() }
+        Self {
+            directory,
+            inbox,
+            tenants,
+            keys,
+            db,
+            origin,
+            limits: limits::Limits::default(),
+            pages: Arc::new(tokio::sync::Semaphore::new(PAGES_AT_ONCE)),
+        }
     }
 
     /// Forgets sessions that have ended.
