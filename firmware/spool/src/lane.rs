@@ -51,8 +51,8 @@ pub(crate) struct MessageJob {
     pub slot: KeySlot,
     pub key: Arc<MessageKey>,
     pub snapshot: Arc<Snapshot>,
-    /// Keeps its share of the budget until the record is written.
-    pub _staged: Staged,
+    /// Keeps its share of the budget until the record is written, and its spill file only once it may be.
+    pub staged: Staged,
     pub done: oneshot::Sender<io::Result<Receipt>>,
 }
 

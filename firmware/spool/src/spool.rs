@@ -45,9 +45,26 @@ impl Drop for Handle {
     }
 }
 
+/// A thread of the spool that panics takes the process with it. Without a lane no session gets an answer and no outcome
+/// is recorded, without the index nothing beyond the windows is delivered, and all of it in silence; the threads that
+/// are left can't mend it, because what the dead one held is lost. The segments make the other way safe: whatever was
+/// answered is on the disk, so a process that ends here and is started anew goes on from there, as after a power cut.
+/// `abort` and not `exit`: no destructor and no exit handler runs beside threads that are at work, in SQLCipher not least.
+fn ending_with_the_process(name: String, work: Box<dyn FnOnce() + Send>) -> impl FnOnce() + Send {
+    move || {
+        // Nothing that the panic may have left half done is looked at afterwards.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            // The panic's text may quote mail, so it stays out of the log.
+            log::error!("the thread {name} ended by a defect; the process ends and is to be started again");
+            log::logger().flush();
+            std::process::abort();
+        }
+    }
+}
+
 fn join(threads: Vec<JoinHandle<()>>, shared: &Shared, index: Option<JoinHandle<()>>) {
     for thread in threads {
-        // A thread that panicked has said so already.
+        // No thread ends by a panic without ending the process.
         let _ = thread.join();
     }
     shared.index.stop();
@@ -79,7 +96,7 @@ impl Spool {
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(work)
+                .spawn(ending_with_the_process(name.to_owned(), work))
                 .map_err(|source| OpenError::Disk { what: format!("starting the thread {name}"), source })
         };
         let mut threads = Vec::new();
@@ -170,15 +187,8 @@ impl Spool {
             return Err(CommitError::Mismatch("the record is larger than a segment takes"));
         }
         let (done, receipt) = oneshot::channel();
-        staged.keep_spill();
-        let job = MessageJob {
-            payload,
-            slot: staged.slot().clone(),
-            key: Arc::clone(staged.key()),
-            snapshot,
-            _staged: staged,
-            done,
-        };
+        let job =
+            MessageJob { payload, slot: staged.slot().clone(), key: Arc::clone(staged.key()), snapshot, staged, done };
         let lane = shared.quieter_lane();
         shared.lanes[lane].submit(Job::Message(Box::new(job))).map_err(|_| StageError::Closed)?;
         Ok(receipt)

@@ -150,6 +150,8 @@ impl Writer {
             durable: active.tail,
             epoch: binding.epoch,
         };
+        // From here on the disk may name it; until here, whoever is refused leaves nothing behind.
+        job.staged.keep_spill();
         append(&mut self.buffer, &active.segment.id, &header, &job.payload);
         slots.push(KeySlot { offset: place.offset, ..job.slot.clone() });
         batch.messages.push((job, place));
@@ -168,6 +170,10 @@ impl Writer {
         let fits = |this: &Self| this.active.as_ref().is_some_and(|a| a.fits_fact(this.buffer.len() as u64, wanted));
         if !fits(self) {
             self.flush(batch, slots);
+            // Where the disk did not take the batch, its facts wait, and this one waits behind them.
+            if !self.late.is_empty() {
+                return self.too_late(job, &io::ErrorKind::StorageFull.into());
+            }
             if !fits(self)
                 && let Err(error) = self.roll(false)
             {
@@ -493,3 +499,6 @@ fn seal_fact(job: &FactJob) -> Result<Vec<u8>, Unsealable> {
 fn copy_of(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
+
+#[cfg(test)]
+mod tests;

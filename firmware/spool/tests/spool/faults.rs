@@ -317,3 +317,36 @@ async fn a_killed_process_loses_no_receipt() {
     println!("5 kills: {} accepted, {} settled before, {} delivered after", accepted.len(), settled.len(), sent.len());
     spool.close().await;
 }
+
+/// The body of the process that has a defect: a lane or the index panics.
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn defective_process() {
+    let Ok(folder) = std::env::var("SPOOL_DEFECT") else { return };
+    let disk = SimulatedDisk::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let spool = open_on(&disk, Path::new(&folder)).unwrap();
+        disk.observe(|_| {
+            let thread = std::thread::current();
+            assert!(!thread.name().is_some_and(|name| name.starts_with("spool-lane")), "the defect");
+        });
+        let plan = vec![to(Destination::Smarthost, &[0])];
+        let _ =
+            tokio::time::timeout(Duration::from_secs(5), try_accept(&spool, MessageId::generate(), 100, plan)).await;
+    });
+}
+
+#[test]
+fn a_panic_in_a_lane_ends_the_process_and_not_only_the_lane() {
+    use std::os::unix::process::ExitStatusExt;
+    let folder = tempfile::tempdir().unwrap();
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "faults::defective_process", "--ignored", "--nocapture"])
+        .env("SPOOL_DEFECT", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(ended.signal(), Some(nix::libc::SIGABRT));
+}

@@ -193,6 +193,7 @@ async fn check(disk: &SimulatedDisk, folder: &Path, log: &Log, at: u64, what: &s
     for found in &recovery.set_aside {
         assert!(!found.acknowledged, "{what}: {found:?}");
     }
+    assert_eq!(spool.stats().set_aside, 0, "{what}: a false alarm, which never clears");
     let rows = rows(&spool).await;
     for row in &rows {
         let steps = log.get(&row.id).unwrap_or_else(|| panic!("{what}: a message that nobody handed in"));
