@@ -262,6 +262,8 @@ impl<A: Appliance> Operator<A> {
                 Refusal::new(Fault::Failed, format!("what was set aside can't be read: {error}"), "check the data disk")
             })?
             .into_iter()
+            // What a power cut tore before anyone was told of it is no loss.
+            .filter(|found| found.acknowledged)
             .map(Into::into)
             .collect();
         let good = ledger.tampering.is_none() && index.is_empty() && set_aside.is_empty();
