@@ -2,7 +2,7 @@
 
 use super::{Portal, Problem, headers, view};
 use crate::{
-    clean::{clean, is_picture_type, sniff_picture},
+    clean::{bare_text, clean, is_picture_type, sniff_picture},
     decode::Decoder,
     error::broke_off,
     event,
@@ -170,6 +170,9 @@ fn shown(octets: &[Vec<u8>], reference: &str, attachments: &[Attachment]) -> (Ve
     let bodies = octets.iter().filter_map(|octets| decode_body(octets)).map(|shown| match shown {
         Shown::Text(text) => view::BodyView::Text(text.trim_end().to_owned()),
         Shown::Html(html) => {
+            if let Some(text) = bare_text(&html) {
+                return view::BodyView::Text(text);
+            }
             let (html, left_out) = clean(&html, reference, attachments);
             blocked += left_out;
             view::BodyView::Html(html)
