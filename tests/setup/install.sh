@@ -4,14 +4,14 @@ set -euo pipefail
 
 # command or file that proves a package is there, and the package
 needed=(
-    gcc:gcc g++:g++ make:make cmake:cmake pkg-config:pkg-config curl:curl jq:jq git:git
+    gcc:gcc g++:g++ make:make cmake:cmake pkg-config:pkg-config curl:curl git:git
     /usr/include/openssl/ssl.h:libssl-dev
     /usr/include/tss2/tss2_esys.h:libtss2-dev
     swtpm:swtpm swtpm_setup:swtpm-tools tpm2_startup:tpm2-tools
     /usr/sbin/postfix:postfix swaks:swaks openssl:openssl
     /usr/share/perl5/IO/Socket/SSL.pm:libio-socket-ssl-perl
     /usr/bin/chromium:chromium
-    /usr/bin/ip:iproute2 dkimsign:python3-dkim
+    dkimsign:python3-dkim
     python3:python3 sqlite3:sqlite3 shellcheck:shellcheck
 )
 
@@ -28,7 +28,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: installing Debian packages: ${missing[*]}"
     sudo=()
     [ "$(id -u)" = 0 ] || sudo=(sudo)
-    # Postfix would otherwise ask how it should be configured; the tests bring their own configuration.
+    # The tests bring their own configurations of Postfix: Debian's is to have none, and so nothing of it to run.
+    "${sudo[@]}" debconf-set-selections <<<"postfix postfix/main_mailer_type select No configuration"
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
