@@ -143,3 +143,21 @@ fn a_tpm_that_takes_thirty_seconds_locks_and_opens_by_itself_when_it_answers() {
     assert_flows(&mut system);
     system.stop().unwrap();
 }
+
+#[test]
+fn a_locked_box_whose_port_is_taken_can_still_be_unlocked() {
+    let (_folder, mut system) = start(Options { no_cloud: true, ..Options::default() });
+    system.stop_appliance().unwrap();
+    system.tpm.extend(12, b"init=/bin/sh").unwrap();
+    let taken = std::net::TcpListener::bind(system.layout.smtp()).unwrap();
+    system.spawn_appliance().unwrap();
+    let start = Instant::now();
+    while !system.postern_json(&["keys", "status"], "").is_ok_and(|keys| keys["locked"].is_object()) {
+        assert!(start.elapsed() < PATIENCE, "operators are not answered");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(taken);
+    unlock(&system);
+    assert_flows(&mut system);
+    system.stop().unwrap();
+}
