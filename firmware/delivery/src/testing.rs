@@ -22,6 +22,7 @@ pub(crate) fn settings(host: &str, port: u16) -> Settings {
     let name: Domain = "postern.example".parse().unwrap();
     Settings {
         host: Host { name },
+        network: None,
         intake: Intake {
             listen: Vec::new(),
             networks: Vec::new(),

@@ -76,6 +76,7 @@ impl Plain {
     pub fn settings(&self) -> Settings {
         Settings {
             host: settings::Host { name: self.host.clone() },
+            network: None,
             intake: settings::Intake {
                 listen: self.listen.clone(),
                 networks: Vec::new(),

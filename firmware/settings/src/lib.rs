@@ -9,6 +9,7 @@
 mod check;
 mod diff;
 mod model;
+mod network;
 mod problem;
 mod read;
 mod render;
@@ -17,6 +18,7 @@ mod sections;
 
 pub use diff::{Change, diff};
 pub use model::*;
+pub use network::{Addressing, AddressingError, MOST_DNS, MOST_NTP, OwnAddress, TimeServer};
 pub use problem::Problem;
 
 use problem::{Place, Problems};
@@ -55,6 +57,7 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
 
     let mut root = Section::root(&tree);
     let host = sections::host(&mut root, &mut problems);
+    let network = network::network(&mut root, &mut problems);
     let intake = sections::intake(&mut root, &mut problems);
     let ourselves = Ourselves { host: host.as_ref(), intake: intake.as_ref() };
     let relay = sections::relay(&mut root, &ourselves, &mut problems);
@@ -67,7 +70,7 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
 
     match (host, intake, relay) {
         (Some(host), Some(intake), Some(relay)) if problems.is_empty() => {
-            Ok(Settings { host, intake, relay, internal, cloud, retry, spool, policy })
+            Ok(Settings { host, network, intake, relay, internal, cloud, retry, spool, policy })
         }
         _ => Err(problems.into_sorted()),
     }

@@ -1,5 +1,6 @@
 //! What can be set, with units and defaults.
 
+use crate::Addressing;
 use mail::{Action, Address, Domain};
 use serde::Serialize;
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
@@ -9,6 +10,8 @@ use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 pub struct Settings {
     /// `[host]`
     pub host: Host,
+    /// `[network]`; absent: the box's network is left as it is.
+    pub network: Option<Addressing>,
     /// `[intake]`
     pub intake: Intake,
     /// `[relay]`

@@ -30,6 +30,19 @@ fn write_settings(out: &mut String, settings: &Settings) -> fmt::Result {
     let intake = &settings.intake;
     writeln!(out, "[host]\nname = {}", quote(settings.host.name.as_str()))?;
 
+    if let Some(network) = &settings.network {
+        writeln!(out, "\n[network]\naddress = {}", quote(&network.address.to_string()))?;
+        if let Some(gateway) = &network.gateway {
+            writeln!(out, "gateway = {}", quote(&gateway.to_string()))?;
+        }
+        if !network.dns.is_empty() {
+            writeln!(out, "dns = {}", list(&network.dns))?;
+        }
+        if !network.ntp.is_empty() {
+            writeln!(out, "ntp = {}", list(&network.ntp))?;
+        }
+    }
+
     writeln!(out, "\n[intake]")?;
     writeln!(out, "listen = {}", list(&intake.listen))?;
     writeln!(out, "networks = {}", list(&intake.networks))?;

@@ -36,6 +36,7 @@ fn the_example_documents_every_key() {
     for (table, probe) in [
         ("", "zzzzzzzzzzzz = 1\n"),
         ("[host]", "[host]\nzzzzzzzzzzzz = 1\n"),
+        ("[network]", "[network]\nzzzzzzzzzzzz = 1\n"),
         ("[intake]", "[intake]\nzzzzzzzzzzzz = 1\n"),
         ("tls = {", "[intake.tls]\nzzzzzzzzzzzz = 1\n"),
         ("[relay]", "[relay]\nzzzzzzzzzzzz = 1\n"),
