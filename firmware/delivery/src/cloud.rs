@@ -96,7 +96,7 @@ impl CloudClient {
         let service = match settings {
             Some(cloud) => Some(Service {
                 endpoint: endpoint(&cloud.url)?,
-                anonymous: identity::anonymous(cloud.ca.as_deref())?,
+                anonymous: identity::anonymous(cloud.ca.as_ref())?,
                 max_connections: max,
             }),
             None => None,

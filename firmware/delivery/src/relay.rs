@@ -57,7 +57,7 @@ impl Relay {
             let target = Target {
                 server: server.clone(),
                 level,
-                connector: tls::connector(level, relay.ca.as_deref())?,
+                connector: tls::connector(level, relay.ca.as_ref())?,
                 host: settings.host.name.as_str().to_owned(),
             };
             Ok::<_, SetupError>(Hop::new(destination.to_string(), target, relay.max_connections))

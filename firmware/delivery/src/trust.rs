@@ -5,6 +5,7 @@
 
 use rustls::{RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use settings::Roots;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -39,16 +40,26 @@ pub enum SetupError {
 }
 
 /// The roots in `ca`, or the system's.
-pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, SetupError> {
-    let path = ca.unwrap_or(Path::new(SYSTEM_ROOTS));
-    let unreadable = |reason| SetupError::Unreadable { path: path.to_owned(), reason };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .map_err(unreadable)?;
+pub(crate) fn roots(ca: Option<&Roots>) -> Result<RootCertStore, SetupError> {
+    let (found, place) = match ca {
+        Some(Roots::Text(text)) => (CertificateDer::pem_slice_iter(text.as_bytes()).collect(), in_the_settings()),
+        Some(Roots::File(path)) => (from_file(path), path.clone()),
+        None => (from_file(Path::new(SYSTEM_ROOTS)), SYSTEM_ROOTS.into()),
+    };
+    let certificates: Vec<_> = found.map_err(|reason| SetupError::Unreadable { path: place.clone(), reason })?;
     let mut store = RootCertStore::empty();
     // Some of the system's old roots are not valid by today's rules; they are left out, as every TLS client does.
     let (usable, _) = store.add_parsable_certificates(certificates);
-    if usable == 0 { Err(SetupError::Empty { path: path.to_owned() }) } else { Ok(store) }
+    if usable == 0 { Err(SetupError::Empty { path: place }) } else { Ok(store) }
+}
+
+fn from_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, rustls_pki_types::pem::Error> {
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect)
+}
+
+/// What stands for a path where the certificates are in the settings.
+fn in_the_settings() -> PathBuf {
+    PathBuf::from("in the settings")
 }
 
 /// The one cryptographic provider, never the process default: nobody else may choose it.
@@ -64,12 +75,15 @@ mod tests {
     fn load(text: &str) -> Result<RootCertStore, SetupError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        roots(Some(file.path()))
+        let from_file = roots(Some(&Roots::File(file.path().to_owned())));
+        let from_text = roots(Some(&Roots::Text(text.to_owned())));
+        assert_eq!(from_file.is_ok(), from_text.is_ok());
+        from_file
     }
 
     #[test]
     fn a_missing_ca_file_is_an_error_and_not_the_systems_roots() {
-        let error = roots(Some(Path::new("/nonexistent/ca.pem"))).unwrap_err();
+        let error = roots(Some(&Roots::File("/nonexistent/ca.pem".into()))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
     }
 

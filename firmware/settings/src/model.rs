@@ -88,6 +88,17 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Certificates that are believed, in PEM (RFC 7468): an appliance has no files of an operator's, so they may stand in
+/// the settings themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Roots {
+    /// The absolute path of a file.
+    File(PathBuf),
+    /// The certificates: a text that begins with `-----BEGIN CERTIFICATE-----`.
+    Text(String),
+}
+
 /// A server by name or address, and its port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostPort {
@@ -119,8 +130,8 @@ pub struct Relay {
     pub tls: RelayTls,
     /// `max_connections` to one destination. Default 20.
     pub max_connections: usize,
-    /// `ca`: PEM file of roots for `verified`; absent: the system's.
-    pub ca: Option<PathBuf>,
+    /// `ca`: roots for `verified`; absent: the system's.
+    pub ca: Option<Roots>,
 }
 
 /// `[[internal]]`: a domain of the organisation and its mail server.
@@ -139,8 +150,8 @@ pub struct InternalRoute {
 pub struct Cloud {
     /// `url = "https://host:port"`, no path.
     pub url: String,
-    /// `ca`: PEM file of the service's CA; absent: the system's roots.
-    pub ca: Option<PathBuf>,
+    /// `ca`: the service's CA; absent: the system's roots.
+    pub ca: Option<Roots>,
     /// `max_connections`. Default 4.
     pub max_connections: usize,
 }

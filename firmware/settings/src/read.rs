@@ -4,12 +4,18 @@
 //! wrong value is reported once and reading goes on; a key that no section asked for is an error. A crash leaves
 //! nothing behind.
 
-use crate::problem::{Halves, Place, Problems, nearest};
+use crate::{
+    model::Roots,
+    problem::{Halves, Place, Problems, nearest},
+};
 use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+
+/// How a certificate in PEM begins (RFC 7468 §5).
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// A table of the text, of which keys are asked for one by one.
 pub(crate) struct Section<'t> {
@@ -79,8 +85,9 @@ impl<'t> Section<'t> {
     }
 
     /// An absolute path of a file.
-    pub fn file(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<PathBuf> {
-        self.item(key).and_then(|item| item.file(problems))
+    /// Certificates of others: a file, or the text itself.
+    pub fn roots(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Roots> {
+        self.item(key).and_then(|item| item.roots(problems))
     }
 
     /// Reports every key that was not asked for.
@@ -220,6 +227,23 @@ impl<'t> Item<'t> {
             );
         }
         found
+    }
+
+    fn roots(&self, problems: &mut Problems<'_>) -> Option<Roots> {
+        let text = self.value.as_str().unwrap_or_default();
+        if text.trim_start().starts_with(CERTIFICATE) {
+            return self.text(problems, |text| {
+                if text.trim_end().ends_with("-----END CERTIFICATE-----") {
+                    Ok(Roots::Text(text.trim().to_owned() + "\n"))
+                } else {
+                    Err((
+                        "the certificate is cut off".into(),
+                        "paste it up to and with -----END CERTIFICATE-----".into(),
+                    ))
+                }
+            });
+        }
+        self.file(problems).map(Roots::File)
     }
 
     pub fn file(&self, problems: &mut Problems<'_>) -> Option<PathBuf> {

@@ -5,8 +5,8 @@
 //! `parse(s.to_toml()) == s`. A crash leaves nothing behind.
 
 use crate::{
-    AddressPattern, Conditions, HostPort, InternalRoute, Network, Pattern, RelayTls, Rule, Settings, Undecidable,
-    sections::MIB,
+    AddressPattern, Conditions, HostPort, InternalRoute, Network, Pattern, RelayTls, Roots, Rule, Settings,
+    Undecidable, sections::MIB,
 };
 use mail::Action;
 use std::{
@@ -58,7 +58,7 @@ fn write_settings(out: &mut String, settings: &Settings) -> fmt::Result {
     writeln!(out, "\n[relay]\nsmarthost = {}", quote(&relay.smarthost.to_string()))?;
     writeln!(out, "tls = \"{}\"\nmax_connections = {}", tls_word(relay.tls), relay.max_connections)?;
     if let Some(ca) = &relay.ca {
-        writeln!(out, "ca = {}", path(ca))?;
+        writeln!(out, "ca = {}", roots(ca))?;
     }
 
     for InternalRoute { domain, server, tls } in &settings.internal {
@@ -69,7 +69,7 @@ fn write_settings(out: &mut String, settings: &Settings) -> fmt::Result {
     if let Some(cloud) = &settings.cloud {
         writeln!(out, "\n[cloud]\nurl = {}", quote(&cloud.url))?;
         if let Some(ca) = &cloud.ca {
-            writeln!(out, "ca = {}", path(ca))?;
+            writeln!(out, "ca = {}", roots(ca))?;
         }
         writeln!(out, "max_connections = {}", cloud.max_connections)?;
     }
@@ -172,6 +172,13 @@ fn tls_word(tls: RelayTls) -> &'static str {
 
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+fn roots(roots: &Roots) -> String {
+    match roots {
+        Roots::File(file) => path(file),
+        Roots::Text(text) => quote(text),
+    }
 }
 
 fn path(path: &Path) -> String {

@@ -121,7 +121,7 @@ pub(crate) fn relay(root: &mut Section<'_>, ourselves: &Ourselves<'_>, problems:
     let tls = section.item("tls").and_then(|item| item.choice(&TLS_WORDS, problems)).unwrap_or_default();
     let max_connections =
         section.integer("max_connections", 1..=200, 20, "next hops cut off whoever opens more", problems);
-    let ca = section.file("ca", problems);
+    let ca = section.roots("ca", problems);
     section.finish(problems);
     Some(Relay { smarthost: smarthost?, tls, max_connections: usize::try_from(max_connections).ok()?, ca })
 }
@@ -166,7 +166,7 @@ pub(crate) fn cloud(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Opti
     let url = section
         .required("url", problems, "url = \"https://cloud.example\"")
         .and_then(|item| item.text(problems, check::cloud_url));
-    let ca = section.file("ca", problems);
+    let ca = section.roots("ca", problems);
     let max_connections = section.integer("max_connections", 1..=64, 4, "each carries many uploads at once", problems);
     section.finish(problems);
     Some(Cloud { url: url?, ca, max_connections: usize::try_from(max_connections).ok()? })

@@ -8,7 +8,8 @@ use rustls::{
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use std::{path::Path, sync::Arc};
+use settings::Roots;
+use std::sync::Arc;
 
 /// The device identity key, which never leaves its TPM. All calls may block for as long as the TPM takes.
 pub trait Identity: Send + Sync + 'static {
@@ -31,7 +32,7 @@ pub trait Identity: Send + Sync + 'static {
 pub struct IdentityError(pub String);
 
 /// TLS without a client certificate, for enrolment.
-pub(super) fn anonymous(ca: Option<&Path>) -> Result<Arc<ClientConfig>, SetupError> {
+pub(super) fn anonymous(ca: Option<&Roots>) -> Result<Arc<ClientConfig>, SetupError> {
     let mut config = ClientConfig::builder_with_provider(trust::provider())
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(trust::roots(ca)?)

@@ -50,7 +50,11 @@ fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
 
 fn client(url: &str, ca: &Ca, identity: &Arc<SoftIdentity>, enrolment: Option<&Enrolment>) -> CloudClient {
     let file = ca.file();
-    let settings = settings::Cloud { url: url.to_owned(), ca: Some(file.path().to_owned()), max_connections: 4 };
+    let settings = settings::Cloud {
+        url: url.to_owned(),
+        ca: Some(settings::Roots::File(file.path().to_owned())),
+        max_connections: 4,
+    };
     CloudClient::new(Some(&settings), Arc::clone(identity) as Arc<dyn Identity>, enrolment).unwrap()
 }
 

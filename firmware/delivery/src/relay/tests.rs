@@ -355,7 +355,7 @@ fn openssl(folder: &Path, port: u16, options: &[&str]) -> Child {
 fn starttls_relay(level: RelayTls, port: u16, ca: Option<&Path>) -> Relay {
     let mut settings = settings("localhost", port);
     settings.relay.tls = level;
-    settings.relay.ca = ca.map(Path::to_owned);
+    settings.relay.ca = ca.map(|path| settings::Roots::File(path.to_owned()));
     Relay::new(&settings).unwrap()
 }
 

@@ -7,12 +7,12 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use settings::RelayTls;
-use std::{path::Path, sync::Arc};
+use settings::{RelayTls, Roots};
+use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 /// The connector for a TLS level; `None` where TLS is never used.
-pub(super) fn connector(level: RelayTls, ca: Option<&Path>) -> Result<Option<TlsConnector>, SetupError> {
+pub(super) fn connector(level: RelayTls, ca: Option<&Roots>) -> Result<Option<TlsConnector>, SetupError> {
     let provider = trust::provider();
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let config = match level {
