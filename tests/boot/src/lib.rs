@@ -10,3 +10,4 @@ pub mod agent;
 pub mod image;
 pub mod machine;
 pub mod serial;
+pub mod surroundings;

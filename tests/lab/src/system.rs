@@ -35,6 +35,8 @@ pub struct Options {
     pub tcti: Option<String>,
     /// Start no sink at the next hop's port: somebody else stands there.
     pub foreign_next_hop: bool,
+    /// Start no appliance: a machine of its own is it.
+    pub foreign_appliance: bool,
     /// Start no cloud service.
     pub no_cloud: bool,
     /// The parts' folder for temporary files.
@@ -84,6 +86,9 @@ impl System {
         let mut system = Self { layout, tpm, next_hop, internal, cloud: None, appliance: None, options };
         if !system.options.no_cloud {
             system.start_cloud()?;
+        }
+        if system.options.foreign_appliance {
+            return Ok(system);
         }
         system.start_appliance()?;
         if !system.options.no_cloud {
@@ -250,10 +255,17 @@ impl System {
     pub fn enrol(&mut self) -> io::Result<()> {
         let status = self.postern_json(&["status"], "")?;
         if status.to_string().contains("\"not_enrolled\"") {
-            let code = self.cloud_tool(&["code", "issue", "--tenant", TENANT])?;
-            succeeded("postern enrol", &self.postern(&["enrol"], &code)?)?;
+            succeeded("postern enrol", &self.postern(&["enrol"], &self.enrolment_code()?)?)?;
         }
         Ok(())
+    }
+
+    /// A new one-time code of the cloud service.
+    ///
+    /// # Errors
+    /// The service's command line refuses.
+    pub fn enrolment_code(&self) -> io::Result<String> {
+        self.cloud_tool(&["code", "issue", "--tenant", TENANT])
     }
 
     /// (Postern ID, delivery group) of every message that the cloud service holds, from its database.
