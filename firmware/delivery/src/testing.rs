@@ -23,6 +23,7 @@ pub(crate) fn settings(host: &str, port: u16) -> Settings {
     Settings {
         host: Host { name },
         network: None,
+        operators: Vec::new(),
         intake: Intake {
             listen: Vec::new(),
             networks: Vec::new(),

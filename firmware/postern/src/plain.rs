@@ -77,6 +77,7 @@ impl Plain {
         Settings {
             host: settings::Host { name: self.host.clone() },
             network: None,
+            operators: Vec::new(),
             intake: settings::Intake {
                 listen: self.listen.clone(),
                 networks: Vec::new(),

@@ -33,7 +33,8 @@ impl fmt::Display for Change {
 }
 
 /// The lists whose entries have names: path, and the key that names an entry.
-const NAMED: [(&str, &str); 3] = [("internal", "domain"), ("policy.pattern", "name"), ("policy.rule", "name")];
+const NAMED: [(&str, &str); 4] =
+    [("operators", "name"), ("internal", "domain"), ("policy.pattern", "name"), ("policy.rule", "name")];
 
 /// All that `b` has different from `a`, by path; empty where both mean the same.
 #[must_use]
@@ -61,7 +62,21 @@ pub fn diff(a: &Settings, b: &Settings) -> Vec<Change> {
         }
     }
     changes.sort_by(|x, y| x.path.cmp(&y.path));
+    changes.iter_mut().filter(|change| is_secret(&change.path)).for_each(Change::hide);
     changes
+}
+
+/// Operators' password hashes; that one changed is told, and nothing else of it.
+fn is_secret(path: &str) -> bool {
+    path.starts_with("operators[") && path.ends_with("].password")
+}
+
+impl Change {
+    fn hide(&mut self) {
+        for value in [&mut self.from, &mut self.to].into_iter().flatten() {
+            *value = "(hidden)".to_owned();
+        }
+    }
 }
 
 /// Every value by its path, and the order of named entries. An entry that is new or gone as a whole shows in each of

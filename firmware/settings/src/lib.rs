@@ -10,6 +10,7 @@ mod check;
 mod diff;
 mod model;
 mod network;
+mod operators;
 mod problem;
 mod read;
 mod render;
@@ -19,6 +20,7 @@ mod sections;
 pub use diff::{Change, diff};
 pub use model::*;
 pub use network::{Addressing, AddressingError, MOST_DNS, MOST_NTP, OwnAddress, TimeServer};
+pub use operators::{Operator, Role, with_passwords_of};
 pub use problem::Problem;
 
 use problem::{Place, Problems};
@@ -58,6 +60,7 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
     let mut root = Section::root(&tree);
     let host = sections::host(&mut root, &mut problems);
     let network = network::network(&mut root, &mut problems);
+    let operators = operators::operators(&mut root, &mut problems);
     let intake = sections::intake(&mut root, &mut problems);
     let ourselves = Ourselves { host: host.as_ref(), intake: intake.as_ref() };
     let relay = sections::relay(&mut root, &ourselves, &mut problems);
@@ -70,7 +73,7 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
 
     match (host, intake, relay) {
         (Some(host), Some(intake), Some(relay)) if problems.is_empty() => {
-            Ok(Settings { host, network, intake, relay, internal, cloud, retry, spool, policy })
+            Ok(Settings { host, network, operators, intake, relay, internal, cloud, retry, spool, policy })
         }
         _ => Err(problems.into_sorted()),
     }

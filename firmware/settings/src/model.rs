@@ -1,6 +1,6 @@
 //! What can be set, with units and defaults.
 
-use crate::Addressing;
+use crate::{Addressing, Operator};
 use mail::{Action, Address, Domain};
 use serde::Serialize;
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
@@ -12,6 +12,8 @@ pub struct Settings {
     pub host: Host,
     /// `[network]`; absent: the box's network is left as it is.
     pub network: Option<Addressing>,
+    /// `[[operators]]`: who may sign in; none on a box that is operated by its own users only.
+    pub operators: Vec<Operator>,
     /// `[intake]`
     pub intake: Intake,
     /// `[relay]`

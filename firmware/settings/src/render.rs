@@ -5,8 +5,8 @@
 //! `parse(s.to_toml()) == s`. A crash leaves nothing behind.
 
 use crate::{
-    AddressPattern, Conditions, HostPort, InternalRoute, Network, Pattern, RelayTls, Roots, Rule, Settings,
-    Undecidable, sections::MIB,
+    AddressPattern, Conditions, HostPort, InternalRoute, Network, Operator, Pattern, RelayTls, Role, Roots, Rule,
+    Settings, Undecidable, operators::UNCHANGED, sections::MIB,
 };
 use mail::Action;
 use std::{
@@ -41,6 +41,12 @@ fn write_settings(out: &mut String, settings: &Settings) -> fmt::Result {
         if !network.ntp.is_empty() {
             writeln!(out, "ntp = {}", list(&network.ntp))?;
         }
+    }
+
+    for Operator { name, role, password } in &settings.operators {
+        let role = Role::WORDS.iter().find(|(_, known)| known == role).map_or("", |(word, _)| *word);
+        writeln!(out, "\n[[operators]]\nname = {}\nrole = {}", quote(name), quote(role))?;
+        writeln!(out, "password = {}", quote(password.as_deref().unwrap_or(UNCHANGED)))?;
     }
 
     writeln!(out, "\n[intake]")?;

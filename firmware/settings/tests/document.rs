@@ -37,6 +37,7 @@ fn the_example_documents_every_key() {
         ("", "zzzzzzzzzzzz = 1\n"),
         ("[host]", "[host]\nzzzzzzzzzzzz = 1\n"),
         ("[network]", "[network]\nzzzzzzzzzzzz = 1\n"),
+        ("[[operators]]", "[[operators]]\nzzzzzzzzzzzz = 1\n"),
         ("[intake]", "[intake]\nzzzzzzzzzzzz = 1\n"),
         ("tls = {", "[intake.tls]\nzzzzzzzzzzzz = 1\n"),
         ("[relay]", "[relay]\nzzzzzzzzzzzz = 1\n"),
@@ -154,4 +155,15 @@ fn a_text_over_the_limit_is_refused_unread() {
     let problems = parse(&format!("{SMALLEST}#{}", "x".repeat(settings::LONGEST_TEXT))).unwrap_err();
     assert_eq!(problems.len(), 1);
     assert!(problems[0].what.contains("bytes"), "{problems:?}");
+}
+
+#[test]
+fn a_changed_password_is_told_and_its_hash_is_not() {
+    let of = |salt: &str| {
+        let hash = format!("$argon2id$v=19$m=19456,t=2,p=1${}${}", salt.repeat(16), "A".repeat(43));
+        good(&format!("{SMALLEST}\n[[operators]]\nname = 'anna'\nrole = 'administrator'\npassword = '{hash}'\n"))
+    };
+    let changes = diff(&of("a"), &of("b"));
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(changes[0].to_string(), "operators[\"anna\"].password: (hidden) → (hidden)");
 }
