@@ -10,9 +10,11 @@ mod fault;
 mod frame;
 mod identity;
 mod link;
+mod probe;
 mod upload;
 
 pub use identity::{Identity, IdentityError};
+pub use probe::ProbeError;
 /// What an enrolment gave; whoever enrols keeps it. The certificate is of use only with this TPM's key.
 pub use wire::EnrolResponse as Enrolment;
 

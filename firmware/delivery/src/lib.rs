@@ -8,6 +8,7 @@
 //! from the first attempt on, and what was under way is claimed again.
 
 pub mod cloud;
+mod download;
 mod gate;
 mod mask;
 pub mod relay;
@@ -15,7 +16,8 @@ pub mod retry;
 pub mod route;
 mod trust;
 
-pub use cloud::{CloudClient, EnrolError, Enrolment, Identity, IdentityError};
+pub use cloud::{CloudClient, EnrolError, Enrolment, Identity, IdentityError, ProbeError};
+pub use download::{Download, DownloadError, Downloaded};
 pub use mask::mask_addresses;
 pub use relay::{Relay, Suspension};
 pub use retry::{Decision, Retry, Settled};

@@ -71,6 +71,14 @@ impl Links {
         Self { endpoint, tls, max: max.max(1), open: Mutex::default() }
     }
 
+    /// Connections to the same service with the same certificates that resume no session, so that each handshake is
+    /// signed anew.
+    pub(super) fn alone(&self) -> Self {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.resumption = rustls::client::Resumption::disabled();
+        Self::new(self.endpoint.clone(), Arc::new(tls), 1)
+    }
+
     /// Sends what `request` makes for a path on this service, and collects the answer. `make` may be called twice: a
     /// connection that was open already and breaks is replaced once, since every request here is idempotent.
     pub(super) async fn request(

@@ -420,3 +420,36 @@ async fn a_url_that_names_no_server_is_an_error_of_the_settings() {
         assert!(matches!(result, Err(SetupError::Url(_))), "{url}");
     }
 }
+
+#[tokio::test]
+async fn a_probe_is_signed_anew_stores_nothing_and_waits_for_no_suspension() {
+    let pair = Pair::new(Manner::default()).await;
+    assert!(delivered(&send(&pair.client).await));
+    let (signatures, requests) = (pair.identity.signatures(), pair.store().requests.len());
+    pair.client.gate.suspend(Duration::from_secs(60), &Reply::plain(451, "later"));
+    let id = envelope(&["b@example.net"]).id;
+    pair.client.probe(id).await.unwrap();
+    pair.client.probe(id).await.unwrap();
+    assert_eq!(pair.identity.signatures(), signatures + 2);
+    assert_eq!(pair.store().requests.len(), requests + 2);
+    assert_eq!(pair.store().frames().len(), 1);
+    assert!(pair.client.suspension().is_some());
+}
+
+#[tokio::test]
+async fn a_probe_tells_what_is_ours_from_what_is_the_services() {
+    let id = envelope(&["b@example.net"]).id;
+    let pair = Pair::new(Manner::default()).await;
+    pair.can([refuse(503), refuse(403)]);
+    assert!(matches!(pair.client.probe(id).await, Err(ProbeError::Away(_))));
+    assert!(matches!(pair.client.probe(id).await, Err(ProbeError::Identity(_))));
+    let nobody = client(&format!("https://localhost:{}", free_port()), &Ca::new(), &pair.identity, None);
+    assert!(matches!(nobody.probe(id).await, Err(ProbeError::NotEnrolled(_))));
+    nobody.adopt(&pair.enrolment).unwrap();
+    assert!(matches!(nobody.probe(id).await, Err(ProbeError::Away(_))));
+    let stranger = client(&pair.service.url, &Ca::new(), &pair.identity, Some(&pair.enrolment));
+    assert!(matches!(stranger.probe(id).await, Err(ProbeError::Identity(_))));
+    let locked = client(&pair.service.url, &pair.service.server_ca, &SoftIdentity::locked_out(), None);
+    locked.adopt(&locked.enrol(CODE).await.unwrap()).unwrap();
+    assert!(matches!(locked.probe(id).await, Err(ProbeError::Identity(_))));
+}
