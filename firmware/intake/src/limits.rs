@@ -94,6 +94,15 @@ impl Places {
         taken.strangers += usize::from(!listed);
         Ok(Place { places: Arc::clone(self), client, listed })
     }
+
+    /// Takes a place for a session of the appliance itself, whatever the bounds.
+    pub(crate) fn take_one_more(self: &Arc<Self>, ip: IpAddr) -> Place {
+        let client = client(ip);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *taken.by_client.entry(client).or_default() += 1;
+        taken.all += 1;
+        Place { places: Arc::clone(self), client, listed: true }
+    }
 }
 
 /// Tells how many sessions there are at present. Cheap to clone.
@@ -160,6 +169,16 @@ mod tests {
         drop((second, third));
         assert!(places.taken.lock().unwrap().by_client.is_empty());
         assert_eq!(Sessions(places).count(), 0);
+    }
+
+    #[test]
+    fn the_appliance_itself_has_a_place_when_all_are_taken_and_gives_it_back() {
+        let places = Places::new(1, 1);
+        let _taken = places.take(ip("127.0.0.1"), true).unwrap();
+        let ours = places.take_one_more(ip("127.0.0.1"));
+        assert_eq!(Sessions(Arc::clone(&places)).count(), 2);
+        drop(ours);
+        assert_eq!(Sessions(places).count(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
 };
 use mail::{Domain, Reply};
 use session::Peer;
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
@@ -144,8 +144,10 @@ async fn accept<A: Acceptor>(listener: TcpListener, shared: Arc<Shared<A>>, aliv
         match accepted {
             Ok((socket, from)) => {
                 let ip = from.ip().to_canonical();
-                let listed = shared.networks.iter().any(|network| network.contains(ip));
-                match shared.places.take(ip, listed) {
+                let ours = shared.acceptor.is_ours(SocketAddr::new(ip, from.port()));
+                let listed = ours || shared.networks.iter().any(|network| network.contains(ip));
+                let place = if ours { Ok(shared.places.take_one_more(ip)) } else { shared.places.take(ip, listed) };
+                match place {
                     Ok(place) => start(&shared, socket, Peer { ip, listed }, place, alive.clone()),
                     Err(full) => {
                         let reply = match full {

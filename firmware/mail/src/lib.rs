@@ -16,6 +16,6 @@ pub use address::{Address, AddressError, Domain, ReversePath};
 pub use content::{BytesContent, Content};
 pub use envelope::{BodyType, Client, Envelope};
 pub use message_id::MessageId;
-pub use outcome::{Destination, Outcome, RecipientOutcome};
+pub use outcome::{Destination, Outcome, PROBE_DOMAIN, RecipientOutcome};
 pub use reply::{EnhancedCode, Reply};
 pub use verdict::{Action, Finding, RecipientVerdict, RuleMatch, Tag, Verdict};

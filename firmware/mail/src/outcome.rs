@@ -15,6 +15,24 @@ pub enum Destination {
     Cloud,
 }
 
+/// The domain of health probes; `invalid` is no domain of anybody, and never one of DNS (RFC 6761 §6.4).
+pub const PROBE_DOMAIN: &str = "probe.postern.invalid";
+
+impl Destination {
+    /// Where a health check's own messages go: to nobody. A form that every version reads, and for which none has a
+    /// route, so that a message left behind by a check that was cut never leaves.
+    #[must_use]
+    pub fn probe() -> Self {
+        Self::Internal(PROBE_DOMAIN.to_owned())
+    }
+
+    /// Whether this is [`Destination::probe`].
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        matches!(self, Self::Internal(domain) if domain == PROBE_DOMAIN)
+    }
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
