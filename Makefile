@@ -1,6 +1,6 @@
 # Everything a developer runs. `make run` and `make test` install what they miss (Debian packages, cargo tools) and say so.
 
-FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab -p boot -p boot-agent
+FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab -p boot -p boot-agent -p image
 CLOUD := -p wire -p postern-cloud
 
 .PHONY: run demo test check bench fuzz setup build fmt deny
