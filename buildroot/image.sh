@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# image.sh: `make image`, the appliance built by Buildroot from this checkout.
+#
+# Job: tree, crates, image tool, configuration, build, in the order of need; at the end the image lies in
+# target/image/BOARD. Place: called by the Makefile. From the environment:
+#   BOARD          qemu-x86 (default) or rack-x86
+#   BUILDROOT_DIR  an unpacked tree of the pinned version; without it the pinned archive is fetched (tree.sh)
+#   KEYS           folder of keys; default keys/development, made when missing
+#   RELEASE=1      refuses development keys, missing keys and a checkout with changes; no development agent
+#   OUT            Buildroot's folder of work; default in the cache, one a board and kind. DL_DIR: its downloads
+# Invariants: nothing is built before every line of the defconfig holds; crates are those of Cargo.lock, by hash; the
+# build itself needs no network for them. A crash leaves work that the next run continues; a folder of crates appears
+# whole or not at all.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+checkout=$PWD
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/postern/buildroot
+board=${BOARD:-qemu-x86}
+release=${RELEASE:-0}
+keys=${KEYS:-keys/development}
+
+fail() {
+    echo "image: $1" >&2
+    echo "  $2" >&2
+    exit 1
+}
+
+case $board in
+    qemu-x86 | rack-x86) defconfig=${board//-/_}_defconfig ;;
+    *) fail "there is no board $board" "BOARD=qemu-x86 or BOARD=rack-x86" ;;
+esac
+for tool in cargo rsync cpio bc unzip patch file perl wget; do
+    command -v "$tool" >/dev/null || fail "$tool is missing" "run tests/setup/install.sh"
+done
+
+# What a release must be is asked before anything is built.
+if [ "$release" = 1 ]; then
+    kind=release
+    [ -z "$(git status --porcelain)" ] ||
+        fail "the checkout has changes that no commit names" "commit or remove them: a release is built from a commit"
+    [ -n "${KEYS-}" ] || fail "a release needs keys" "KEYS= the folder that keys/README.md describes"
+    [ ! -e "$keys/DEVELOPMENT" ] || fail "$keys holds development keys" "a release is signed with the keys on the token"
+    for name in PK KEK db rauc-ca rauc cloud-ca; do
+        [ -s "$keys/$name.crt" ] || fail "$keys has no $name.crt" "a release needs every key: keys/README.md"
+    done
+    for name in db policy rauc; do
+        [ -s "$keys/$name.key" ] || [ -s "$keys/$name.uri" ] ||
+            fail "$keys has neither $name.key nor $name.uri" "a release needs every key: keys/README.md"
+    done
+    [ -s "$keys/policy.pub" ] || fail "$keys has no policy.pub" "a release needs every key: keys/README.md"
+else
+    kind=development
+    [ -n "${KEYS-}" ] || keys/make.sh "$keys"
+fi
+keys=$(cd "$keys" 2>/dev/null && pwd) || fail "there is no folder of keys $keys" "make keys, or name one as KEYS="
+out=${OUT:-$cache/$board-$kind}
+mkdir -p "$out" "$cache"
+out=$(cd "$out" && pwd)
+downloads=${DL_DIR:-$cache/downloads}
+
+tree=$(buildroot/tree.sh)
+
+# The crates, in a step of their own: Buildroot builds a local site offline, and downloads nothing for it.
+crates=$cache/crates-$(sha256sum Cargo.lock | cut -c 1-16)
+if [ ! -d "$crates" ]; then
+    echo "image: vendoring the crates of Cargo.lock"
+    rm -rf "$crates.part"
+    cargo vendor --quiet --locked --versioned-dirs "$crates.part" >/dev/null ||
+        fail "the crates of Cargo.lock can't be had" "check the network; Cargo.lock must fit the manifests"
+    mv "$crates.part" "$crates"
+fi
+
+cargo build --quiet --locked --release -p image
+POSTERN_IMAGE_TOOL=$(realpath "${CARGO_TARGET_DIR:-target}")/release/postern-image
+POSTERN_IMAGE_VERSION=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+POSTERN_IMAGE_KEYS=$keys
+POSTERN_IMAGE_CRATES=$crates
+POSTERN_IMAGE_RELEASE=$release
+# One date for packages and image: Buildroot would ask git, and get that of whatever checkout the cache may lie in.
+# shellcheck source=/dev/null
+SOURCE_DATE_EPOCH=$(. buildroot/version && echo "$EPOCH")
+export POSTERN_IMAGE_TOOL POSTERN_IMAGE_VERSION POSTERN_IMAGE_KEYS POSTERN_IMAGE_CRATES POSTERN_IMAGE_RELEASE
+export SOURCE_DATE_EPOCH BR2_DL_DIR=$downloads
+
+build=(make --no-print-directory -C "$tree" O="$out" BR2_EXTERNAL="$checkout/buildroot")
+"${build[@]}" "$defconfig" >/dev/null
+if [ "$kind" = development ]; then
+    echo BR2_PACKAGE_POSTERN_DEVELOPMENT_AGENT=y >>"$out/.config"
+    "${build[@]}" olddefconfig >/dev/null
+fi
+buildroot/check-config.sh "buildroot/configs/$defconfig" "$out/.config"
+
+# A root that was finished once holds what finish.sh made of the last version: these two steps are always taken anew.
+rm -rf "$out"/build/postern-*
+"${build[@]}"
+
+result=target/image/$board
+rm -rf "$result.new"
+mkdir -p "$result.new"
+cp --reflink=auto --sparse=always "$out"/images/postern/* "$result.new/"
+rm -rf "$result"
+mv "$result.new" "$result"
+echo "image: $result ($kind, $POSTERN_IMAGE_VERSION)"
+(cd "$result" && du -h --apparent-size -- *)
