@@ -30,6 +30,6 @@ pub use fault::Fault;
 pub use identity::{EnrolError, Enrolment, Identity, IdentityState};
 pub use key::{Key, Purpose, purpose};
 pub use memory::forbid_core_dumps;
-pub use recovery::{RecoveryKey, WordsError};
+pub use recovery::{RecoveryKey, WordsError, data_passphrase};
 pub use status::{FaultStatus, IdentityStatus, RecoveryStatus, State, Status};
 pub use vault::{FatalError, Keys, Lasting, Opened, UnlockError, Vault, VaultConfig};

@@ -12,11 +12,12 @@ use crate::{
     store::{Store, octets},
     tree::{
         self, CryptoError, Root,
-        secret::{Recovery, RecoveryUnseen, RecoveryWrap},
+        secret::{DataPassphrase, Recovery, RecoveryUnseen, RecoveryWrap},
     },
 };
 use bip39::{Language, Mnemonic};
 use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 use zeroize::{Zeroize, Zeroizing};
 
 const FILE: &str = "recovery.json";
@@ -67,6 +68,22 @@ impl RecoveryKey {
         let words = Mnemonic::from_entropy_in(Language::English, key.expose()).map_err(|_| CryptoError)?;
         Ok(Self { words })
     }
+}
+
+/// The passphrase of the data partition that these words stand for: 64 hexadecimal digits. It opens no vault, and the
+/// words can't be found from it.
+///
+/// # Errors
+/// The words are not a recovery key's. Whether they are this machine's, the data partition says.
+pub fn data_passphrase(words: &str) -> Result<Zeroizing<String>, WordsError> {
+    let key = parse(words)?;
+    let derived: Key<DataPassphrase> = tree::derive(&key).map_err(|CryptoError| WordsError::Checksum)?;
+    let mut digits = Zeroizing::new(String::with_capacity(64));
+    for byte in derived.expose() {
+        // Writing to a String can't fail, and it has room.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    Ok(digits)
 }
 
 /// Reads entered words; capitals and any white space are as good.
@@ -208,6 +225,17 @@ mod tests {
             }
         }
         assert!((1..64).contains(&passed), "{passed} words pass the checksum");
+    }
+
+    /// Computed with an independent implementation (Python's `hmac`): extract with salt `postern/1`, expand once.
+    #[test]
+    fn the_data_partitions_passphrase_is_derived_with_its_own_label() {
+        let words = format!("{}art", "abandon ".repeat(23));
+        assert_eq!(
+            *data_passphrase(&words).unwrap(),
+            "ee121fb9f57485e70174080a7db94a64c69c9d3f9bb2f9421886e39c24e6b4f1"
+        );
+        assert_eq!(data_passphrase("abandon").unwrap_err(), WordsError::Count { found: 1 });
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod seal;
 
 pub(crate) use identity::{IdentityBlob, create_identity, sign};
 pub(crate) use link::{Link, Tpm};
-pub(crate) use lockout::{Lockout, own_lockout};
+pub(crate) use lockout::{Lockout, clear, own_lockout};
 pub(crate) use policy::PolicyFiles;
 pub(crate) use seal::{SealedRoot, Sealing, seal, unseal};
 

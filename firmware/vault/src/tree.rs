@@ -32,6 +32,8 @@ pub(crate) mod secret {
         RecoveryWrap = "postern/1/recovery-wrap",
         /// Wraps a recovery key that nobody has seen yet.
         RecoveryUnseen = "postern/1/recovery-unseen",
+        /// Opens the data partition; derived from the recovery key.
+        DataPassphrase = "postern/1/data-passphrase",
         /// Authorises the use of the identity key inside the TPM.
         IdentityAuth = "postern/1/identity-auth",
         /// Authorises what the TPM reserves to whoever may end a dictionary lockout.

@@ -269,6 +269,21 @@ impl Vault {
         RecoveryFile::generate(&open.root).map_err(crypto)?.write(&open.store)
     }
 
+    /// Clears the TPM, for a factory reset: no image of the disk, however old, opens with it again. Blocking. The keys
+    /// that were handed out go on until the process ends.
+    ///
+    /// # Errors
+    /// A locked vault does not know the lockout authorisation, so only a TPM where none is set is cleared then; or the
+    /// TPM refuses.
+    pub fn clear_tpm(&self) -> Result<(), Fault> {
+        let _one_at_a_time = self.inner.changing();
+        let auth = match self.inner.opened() {
+            Ok(open) => Some(Table::read(&open.store, &open.root)?.lockout),
+            Err(_) => None,
+        };
+        self.inner.owner.run(move |tpm| tpm::clear(tpm, auth.as_ref()))
+    }
+
     fn open_now(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Opened {
         let opened = match Store::find(&self.inner.config.dir) {
             Ok(Found::Store(store)) => self.inner.open_sealed(store).map(Opened::Unlocked),

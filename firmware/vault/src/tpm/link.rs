@@ -164,6 +164,12 @@ impl Tpm {
         self.run("TPM2_FlushContext", |tpm| tpm.flush_context(object))
     }
 
+    /// Flushes the storage key where this job has loaded it; the platform's persistent one stays.
+    pub(super) fn forget_key(&mut self, key: KeyHandle) -> Result<(), Fault> {
+        let object = ObjectHandle::from(key);
+        if self.loaded.contains(&object) { self.flush(object) } else { Ok(()) }
+    }
+
     /// Frees all slots between two steps of one job; a TPM has no more than three of each kind for sure.
     pub(super) fn flush_all(&mut self) -> Result<(), Fault> {
         while let Some(object) = self.loaded.pop() {

@@ -196,6 +196,31 @@ fn a_cleared_tpm_is_told_from_another_one_and_both_need_the_recovery_key_and_a_n
 }
 
 #[test]
+fn a_tpm_cleared_for_a_reset_opens_no_copy_of_the_disk_and_takes_new_keys() {
+    let appliance = Appliance::new();
+    appliance.first_start();
+    // The disk as somebody may have copied it.
+    let copy = appliance.folder.path().join("copy");
+    std::fs::create_dir_all(copy.join("store")).unwrap();
+    for entry in std::fs::read_dir(appliance.store("")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.join("store").join(path.file_name().unwrap())).unwrap();
+    }
+    let (vault, _keys) = appliance.unlocked();
+    vault.clear_tpm().unwrap();
+    drop(vault);
+    let (locked, fault) = appliance.locked();
+    assert!(matches!(fault, Fault::Cleared), "{fault}");
+    // The authorisation was cleared with it, so a reset that was broken off can be begun again.
+    locked.clear_tpm().unwrap();
+    let (_vault, opened) = Vault::open(vault::VaultConfig { dir: copy, ..appliance.config() }).unwrap();
+    assert!(matches!(opened, Opened::Locked(_)), "{opened:?}");
+    let new = appliance.folder.path().join("new");
+    let (_vault, opened) = Vault::open(vault::VaultConfig { dir: new, ..appliance.config() }).unwrap();
+    assert!(matches!(opened, Opened::Fresh(_)), "{opened:?}");
+}
+
+#[test]
 fn a_dictionary_lockout_does_not_keep_the_keys_back() {
     let appliance = Appliance::new();
     let (secrets, _) = appliance.first_start();
