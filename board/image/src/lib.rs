@@ -7,7 +7,7 @@
 //! folder changes only when all is made.
 
 pub mod assemble;
-mod authenticode;
+pub mod authenticode;
 pub mod boot;
 mod bundle;
 mod disk;
