@@ -225,6 +225,7 @@ if [ -n "$agent" ]; then
     install -m 0644 "$here/agent/postern-development-agent.service" "$root/usr/lib/systemd/system/"
 fi
 rm -f "$out.new/busybox"
+"$project/board/common/remove.sh" "$root"
 for library in $(needed_by "$root/usr/bin/postern"); do
     [ -e "$root/usr/lib/x86_64-linux-gnu/$library" ] ||
         fail "$postern needs $library, which Debian $suite's packages above don't bring; add the package that does"

@@ -28,8 +28,8 @@ cp "$1/systemd-analyze" "$work/usr/bin/"
 mknod -m 0666 "$work/dev/null" c 1 3
 within() { env -i PATH=/usr/sbin:/usr/bin SYSTEMD_LOG_LEVEL=warning SYSTEMD_PROC_CMDLINE=ro chroot "$work" "$@"; }
 # The unit that opens the data partition is made of etc/crypttab at each start.
-mkdir -p "$work/run/systemd/generator"
-within /usr/lib/systemd/system-generators/systemd-cryptsetup-generator /run/systemd/generator{,,}
+mkdir -p "$work/run/systemd/system"
+within /usr/lib/systemd/system-generators/systemd-cryptsetup-generator /run/systemd/system{,,}
 
 mapfile -t units < <(find "$overlay/usr/lib/systemd/system" -maxdepth 1 -type f -printf '%f\n' |
     sed 's|postern-console@\.|postern-console@tty1.|' | LC_ALL=C sort)
