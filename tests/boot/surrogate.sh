@@ -4,8 +4,8 @@
 # Job: packages → what of them the appliance needs → overlay, binary, keys' public parts. Place: before the image tool,
 # which makes squashfs, hash tree and kernel images of it. Invariants: no maintainer script runs, no package tool, no shell
 # and no interpreter is left; the same inputs give the same tree (times are the image tool's to set). The stripped
-# packages are kept in one archive, named by this file's hash, so that a second run needs no network. A crash leaves a
-# temporary folder in $TMPDIR and no result.
+# packages are kept in one archive, named by the hash of this file and of keep.env, so that a second run needs no
+# network. A crash leaves a temporary folder in $TMPDIR and no result.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -31,23 +31,12 @@ packages=(
     busybox-static          # development images only: the boot tests look into the machine with it
 )
 
-# Programs that stay; whatever else the packages bring to usr/bin and usr/sbin goes.
-programs=(
-    init systemctl journalctl networkctl resolvectl timedatectl udevadm
-    systemd-tmpfiles systemd-repart systemd-cryptsetup systemd-cryptenroll systemd-detect-virt
-    dbus-broker dbus-broker-launch
-    rauc efibootmgr cryptsetup nft
-    mount umount fsck fsck.ext4 e2fsck mkfs.ext4 mke2fs
-)
-
-# The same for usr/lib/systemd.
-parts=(
-    systemd systemd-executor systemd-cryptsetup systemd-fsck systemd-journald systemd-networkd systemd-pcrextend
-    systemd-remount-fs systemd-resolved systemd-shutdown systemd-sysctl systemd-timedated systemd-timesyncd systemd-tpm2-setup
-    systemd-udevd
-    network system system-generators
-)
-generators=(systemd-cryptsetup-generator systemd-fstab-generator systemd-tpm2-generator)
+# What stays of them by name: the same list as for Buildroot's.
+# shellcheck source=/dev/null
+. "$project/board/common/keep.env"
+read -r -d '' -a programs <<<"${PROGRAMS:?}" || true
+read -r -d '' -a parts <<<"${PARTS:?}" || true
+read -r -d '' -a generators <<<"${GENERATORS:?}" || true
 
 # Libraries that are opened at run time or that the appliance's binary brings in.
 opened=(
@@ -206,7 +195,7 @@ if [ -z "$out" ] || [ -z "$postern" ] || [ -z "$keys" ]; then usage; fi
 [ -x "$postern" ] || fail "$postern is not there; build it first (cargo build --release -p postern)"
 if [ -n "$agent" ] && [ ! -x "$agent" ]; then fail "$agent is not there; build it first (cargo build --release -p boot-agent)"; fi
 
-archive=${XDG_CACHE_HOME:-$HOME/.cache}/postern/surrogate-$(sha256sum "$here/surrogate.sh" | cut -c 1-16).tar
+archive=${XDG_CACHE_HOME:-$HOME/.cache}/postern/surrogate-$(cat "$here/surrogate.sh" "$project/board/common/keep.env" | sha256sum | cut -c 1-16).tar
 mkdir -p "${archive%/*}"
 # Two builds at once fetch the packages once.
 exec 9>"${archive%/*}/surrogate.lock"
@@ -225,7 +214,6 @@ if [ -n "$agent" ]; then
     install -m 0644 "$here/agent/postern-development-agent.service" "$root/usr/lib/systemd/system/"
 fi
 rm -f "$out.new/busybox"
-"$project/board/common/remove.sh" "$root"
 for library in $(needed_by "$root/usr/bin/postern"); do
     [ -e "$root/usr/lib/x86_64-linux-gnu/$library" ] ||
         fail "$postern needs $library, which Debian $suite's packages above don't bring; add the package that does"
