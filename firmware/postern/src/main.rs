@@ -9,6 +9,8 @@ mod appliance;
 mod build;
 mod deliveries;
 mod identity;
+mod health;
+mod helper;
 mod journal;
 mod judging;
 mod listeners;
@@ -38,6 +40,9 @@ enum Command {
     Run(Box<run::Arguments>),
     /// One judging process; started by the daemon only
     #[command(hide = true)]
+    /// What needs root; started by systemd only
+    #[command(hide = true)]
+    Helper(helper::Arguments),
     Worker,
     #[command(flatten)]
     Operator(cli::Command),
@@ -49,5 +54,6 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(*arguments, face.socket()),
         Command::Worker => worker::main(),
         Command::Operator(command) => cli::run(command, &face),
+        Command::Helper(arguments) => helper::run(arguments),
     }
 }

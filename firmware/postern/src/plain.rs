@@ -1,14 +1,17 @@
 //! The plain area: what a locked appliance must know to stay up.
 //!
-//! Job: keep host name and listener addresses outside the sealed settings, so that a box whose TPM gives nothing away
-//! still greets and answers `451 4.3.0`. Place: written when settings are taken into force, read only where the vault
-//! is locked. Invariants: nothing confidential; parsed strictly, since anyone with the disk can write it; what it says
-//! decides at which loopback or interface address a refusal is given, nothing more. A crash leaves the old file or the
-//! new one.
+//! Job: keep host name, listeners and the box's own address outside the sealed settings, so that a box whose TPM gives
+//! nothing away still has its address, greets and answers `451 4.3.0`. Place: written when settings are taken into
+//! force; read early in the boot for the network, and by the daemon where the vault is locked. Invariants: nothing
+//! confidential; parsed strictly, since anyone with the disk can write it; what it says decides at which address a
+//! refusal is given, nothing more. Two stores: a partition of its own behind the helper ([`area`]), or, on a machine
+//! without one, a file in the data folder. A crash leaves what was stored before, or after.
+
+pub mod area;
 
 use mail::Domain;
 use serde::{Deserialize, Serialize};
-use settings::Settings;
+use settings::{Addressing, Settings};
 use std::{
     fs, io,
     io::Write as _,
@@ -21,17 +24,19 @@ use std::{
 const MAX_BYTES: u64 = 4096;
 /// Nothing is delivered without keys.
 const UNUSED: Duration = Duration::from_secs(1);
-/// As many listeners as a box has use for.
-const MAX_LISTENERS: usize = 16;
+/// As many listeners as a box has use for; what settings have beyond it does not answer while the box is locked.
+pub const MAX_LISTENERS: usize = 16;
 
-/// Host name and listeners.
+/// Host name, listeners and own address. What a later version adds is left out by this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Plain {
     /// `host.name`
     pub host: Domain,
     /// `intake.listen`
     pub listen: Vec<SocketAddr>,
+    /// `[network]`, where the settings have one; kept on a partition only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Addressing>,
 }
 
 impl Plain {
@@ -39,7 +44,15 @@ impl Plain {
         data.join("plain.json")
     }
 
-    /// Reads it; `None` where the box was never set up.
+    /// Reads its text; none where it is not ours.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let parsed = serde_json::from_slice::<Self>(text).ok()?;
+        let good = parsed.listen.len() <= MAX_LISTENERS && parsed.network.as_ref().is_none_or(|n| n.check().is_ok());
+        good.then_some(parsed)
+    }
+
+    /// Reads it from a folder; `None` where the box was never set up.
     ///
     /// # Errors
     /// The file can't be read, or is not what we wrote.
@@ -50,8 +63,8 @@ impl Plain {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let parsed = if length > MAX_BYTES { None } else { serde_json::from_slice::<Self>(&fs::read(&path)?).ok() };
-        match parsed.filter(|plain| plain.listen.len() <= MAX_LISTENERS) {
+        let parsed = if length > MAX_BYTES { None } else { Self::parse(&fs::read(&path)?) };
+        match parsed {
             Some(plain) => Ok(Some(plain)),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -68,7 +81,7 @@ impl Plain {
     pub fn unknown() -> Self {
         // A constant that is a valid name.
         let host = "localhost".parse().unwrap_or_else(|_| unreachable!("localhost is a host name"));
-        Self { host, listen: Vec::new() }
+        Self { host, listen: Vec::new(), network: None }
     }
 
     /// Enough of settings to greet and refuse with.
@@ -101,12 +114,13 @@ impl Plain {
         }
     }
 
-    /// Writes it where it differs from `settings`.
+    /// Writes host name and listeners to a folder, where they differ from `settings`.
     ///
     /// # Errors
     /// The disk would not take it.
     pub fn store(data: &Path, settings: &Settings) -> io::Result<()> {
-        let plain = Self { host: settings.host.name.clone(), listen: settings.intake.listen.clone() };
+        let listen = settings.intake.listen.iter().copied().take(MAX_LISTENERS).collect();
+        let plain = Self { host: settings.host.name.clone(), listen, network: None };
         if matches!(Self::load(data), Ok(Some(stored)) if stored == plain) {
             return Ok(());
         }

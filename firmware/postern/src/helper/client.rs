@@ -4,7 +4,7 @@
 //! deadline over the whole call; the request, which may hold a passphrase, is zeroized; an answer is bounded. A crash
 //! leaves a request that the helper carries out all the same.
 
-use super::protocol::{Answer, Call, ErrorKind, HelperError, LONGEST_ANSWER, Request, Response, VERSION};
+use super::protocol::{Answer, Call, ErrorKind, HelperError, Request, Response, VERSION};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 
 /// The longest act is enrolling a key slot: its key derivation is slow by intent, and the TPM's part takes seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Longest answer line in bytes.
+const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// Bytes set aside for a request, so that a passphrase in it is not copied as it grows.
 const REQUEST: usize = 4096;

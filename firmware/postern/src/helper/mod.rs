@@ -9,12 +9,93 @@
 //! boot:  prepare ─▶ repart, cryptsetup, mount ─▶ data ─▶ postern run ──socket──▶ serve ─▶ dispatch
 //! ```
 
-mod client;
+mod boot_entries;
+mod data;
 mod dispatch;
+mod network;
 mod place;
+mod power;
+mod prepare;
 mod program;
 mod protocol;
+mod reset;
 mod serve;
+pub mod update;
 
-pub use client::Client;
-pub use protocol::{ErrorKind, HelperError, Passphrase, Request, Response};
+pub use place::Place;
+pub use protocol::{ErrorKind, HelperError};
+
+use crate::journal;
+use nix::unistd::User;
+use std::{
+    io,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// `postern helper`
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Act below this folder instead of the whole machine
+    #[arg(long, hide = true, default_value = "/")]
+    root: PathBuf,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Task {
+    /// Carry out the daemon's requests; started by systemd with the socket
+    Serve {
+        /// The daemon's user, who alone may ask besides root
+        #[arg(long, default_value = "postern")]
+        user: String,
+    },
+    /// Early in the boot: slot, signatures, boot entries, network
+    Prepare,
+    /// Behind the data partition's mount: its folders, or what stands in for it
+    Data,
+}
+
+/// Runs one task to its end.
+pub fn run(arguments: Arguments) -> ExitCode {
+    if let Err(error) = journal::start(log::LevelFilter::Info) {
+        eprintln!("postern: logging can't be started ({error}); check journald's socket");
+        return ExitCode::FAILURE;
+    }
+    // Passphrases pass through here.
+    if let Err(error) = vault::forbid_core_dumps() {
+        log::error!(error:%; "core dumps can't be forbidden; they could hold a passphrase, so nothing is started");
+        return ExitCode::FAILURE;
+    }
+    let place = Place::new(&arguments.root);
+    match arguments.task {
+        Task::Prepare => prepare::prepare(&place),
+        Task::Data => data::data(&place),
+        Task::Serve { user } => {
+            if let Err(error) = socket(&place).and_then(|listener| serve::serve(&listener, &place, uid_of(&user)?)) {
+                log::error!(error:%; "the helper ends");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The socket that systemd hands over. Under another root than `/` there is no systemd: it is made.
+fn socket(place: &Place) -> io::Result<UnixListener> {
+    let handed_over = listenfd::ListenFd::from_env().take_unix_listener(0)?;
+    match handed_over {
+        Some(listener) => Ok(listener),
+        None if place.at("/") != Path::new("/") => UnixListener::bind(place.at("/run/postern/helper.sock")),
+        None => Err(io::Error::other("no socket was handed over; start postern-helper.socket")),
+    }
+}
+
+fn uid_of(user: &str) -> io::Result<u32> {
+    match User::from_name(user)? {
+        Some(user) => Ok(user.uid.as_raw()),
+        None => Err(io::Error::other(format!("there is no user {user}; this image is incomplete"))),
+    }
+}

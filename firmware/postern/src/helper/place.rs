@@ -1,8 +1,8 @@
 //! Where the helper finds things.
 //!
-//! Job: every path and program below one root, `/` on the box. Place: handed to all that root does. Invariants: programs
-//! are named by whole paths and so never searched; under another root nothing of this machine is touched or run, which
-//! is what lets tests run the helper's real process. A crash leaves nothing behind.
+//! Job: every path and program below one root, `/` on the box. Place: handed to all that root does. Invariants: under
+//! another root nothing of this machine is touched or run, which is what lets tests run the helper's real process. A
+//! crash leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 

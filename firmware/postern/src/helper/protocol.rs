@@ -18,9 +18,6 @@ pub const VERSION: u32 = 1;
 /// Longest request line in bytes; the largest is a network with all its servers.
 pub const LONGEST_REQUEST: usize = 16 * 1024;
 
-/// Longest answer line in bytes.
-pub const LONGEST_ANSWER: u64 = 64 * 1024;
-
 /// A request with its version.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,7 +56,10 @@ pub enum Request {
     /// Switch off.
     PowerOff,
     /// Make the box as new: every key on its disk destroyed; then start anew.
-    FactoryReset,
+    FactoryReset {
+        /// Whether the daemon has cleared the TPM; else the firmware is asked to.
+        tpm_cleared: bool,
+    },
     /// Open the data partition where the TPM does not.
     UnlockData {
         /// From the recovery key.
@@ -88,7 +88,7 @@ impl Request {
             Self::SetTime { .. } => "set_time",
             Self::Reboot => "reboot",
             Self::PowerOff => "power_off",
-            Self::FactoryReset => "factory_reset",
+            Self::FactoryReset { .. } => "factory_reset",
             Self::UnlockData { .. } => "unlock_data",
             Self::SealData { .. } => "seal_data",
             Self::EnrolDataRecovery { .. } => "enrol_data_recovery",

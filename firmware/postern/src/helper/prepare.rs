@@ -1,0 +1,116 @@
+//! `postern helper prepare`: the first of ours in every boot.
+//!
+//! Job: find the running slot, hand the signatures on its boot partition to those who unseal with them, make the boot
+//! entries, render the network. Place: before the data partition is made or opened. Invariants: no step's failure stops
+//! the boot or another step: a box that can't do one of them still starts, says so, and can be mended over its console;
+//! what is read from the boot partition, which is not verified, is bounded, and believed by nobody but those who check
+//! its signatures. A crash leaves files in `/run`, which the next start makes anew.
+
+use super::{
+    HelperError,
+    boot_entries::{self, Slot},
+    network::{self, replace},
+    place::Place,
+};
+use crate::plain::area;
+use nix::mount::{MsFlags, mount};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Where the boot partition of the running slot is mounted.
+const BOOT: &str = "/run/postern/boot";
+/// Signatures for each generation and phase take a tenth of it.
+const LONGEST_SIGNATURES: u64 = 256 * 1024;
+/// How long the kernel may take to find its disk again after it has mounted its root from there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Does every step; what fails is logged.
+pub fn prepare(place: &Place) {
+    let slot = attempt("the running slot is unknown", running_slot(place));
+    if let Some(slot) = slot {
+        attempt("the running slot is not written down", write_slot(slot, place));
+        attempt("the boot partition is not mounted", mount_boot(slot, place));
+        for (from, to) in [
+            ("pcr-signature.json", "/run/systemd/tpm2-pcr-signature.json"),
+            ("policy-signatures.json", "/run/postern/policy-signatures.json"),
+        ] {
+            attempt("signatures are missing: keys will stay locked", hand_on(from, to, place));
+        }
+        attempt("boot entries are missing: updates will fail", boot_entries::ensure(slot, place));
+    }
+    let plain = attempt("the box's own address is unknown: DHCP is tried", area::read(place)).flatten();
+    let network = plain.and_then(|plain| plain.network);
+    attempt("the network is not set up", network::write(network.as_ref(), place));
+}
+
+fn attempt<T>(otherwise: &str, done: Result<T, HelperError>) -> Option<T> {
+    done.inspect_err(|error| log::error!(event = "prepare_failed", error:%; "{otherwise}")).ok()
+}
+
+fn running_slot(place: &Place) -> Result<Slot, HelperError> {
+    let remedy = "this image is damaged or was started by other means; install it again";
+    let command_line = fs::read_to_string(place.at("/proc/cmdline"))
+        .map_err(|error| HelperError::failed(format!("the kernel's command line can't be read: {error}"), remedy))?;
+    Slot::of(&command_line)
+        .ok_or_else(|| HelperError::failed("the kernel's command line has no postern.slot=a or b", remedy))
+}
+
+fn write_slot(slot: Slot, place: &Place) -> Result<(), HelperError> {
+    let files = [("/run/postern/slot", slot), ("/run/postern/update-variant", slot.other())];
+    files.iter().try_for_each(|(path, slot)| {
+        let path = place.at(path);
+        replace(&path, format!("{}\n", slot.letter()).as_bytes()).map_err(|error| unwritable(&path, &error))
+    })
+}
+
+/// Read-only, and nothing on it runs or is anybody's but root's.
+fn mount_boot(slot: Slot, place: &Place) -> Result<(), HelperError> {
+    let (device, target) = (place.at(slot.boot_partition()), place.at(BOOT));
+    if target.join("postern").exists() {
+        return Ok(());
+    }
+    let until = Instant::now() + PATIENCE;
+    while !device.exists() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(50));
+    }
+    fs::create_dir_all(&target).map_err(|error| unwritable(&target, &error))?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some(&device), &target, Some("vfat"), flags, Some("umask=0077")).map_err(|error| {
+        HelperError::failed(
+            format!("{} can't be mounted: {error}", device.display()),
+            "start the other slot and install the image again",
+        )
+    })
+}
+
+fn hand_on(from: &str, to: &str, place: &Place) -> Result<(), HelperError> {
+    let (source, target) = (place.at(BOOT).join("postern").join(from), place.at(to));
+    let content = bounded(&source).map_err(|error| {
+        HelperError::failed(
+            format!("{} can't be read: {error}", source.display()),
+            "start the other slot and install the image again",
+        )
+    })?;
+    replace(&target, &content).map_err(|error| unwritable(&target, &error))
+}
+
+fn bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(path)?.take(LONGEST_SIGNATURES + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LONGEST_SIGNATURES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than any signatures are"));
+    }
+    Ok(content)
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> HelperError {
+    HelperError::failed(
+        format!("{} can't be written: {error}", path.display()),
+        "restart the box; install the image again if it comes back",
+    )
+}
