@@ -20,7 +20,6 @@ mod program;
 mod protocol;
 mod reset;
 mod serve;
-pub mod update;
 
 pub use place::Place;
 pub use protocol::{ErrorKind, HelperError};
