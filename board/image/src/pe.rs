@@ -134,15 +134,17 @@ impl Pe {
         let optional = self.header + OPTIONAL;
         let alignment = u32_at(&self.bytes, optional + 32)?;
         let file_alignment = u32_at(&self.bytes, optional + 36)?;
-        if !alignment.is_power_of_two() || !file_alignment.is_power_of_two() || alignment < file_alignment {
+        // The ranges that the format allows for files, and what firmware maps.
+        let sensible = file_alignment.is_power_of_two() && (512..=65536).contains(&file_alignment);
+        if !sensible || !alignment.is_power_of_two() || alignment < file_alignment {
             return Err("its alignments make no sense");
         }
         let last = self.sections.iter().max_by_key(|section| section.address).ok_or("it has no sections")?;
         let mut address = up(u64::from(last.address) + u64::from(last.size), alignment)?;
         let end = self.sections.iter().map(|section| u64::from(section.offset) + u64::from(section.stored)).max();
         let end = end.ok_or("it has no sections")?;
-        if self.bytes.len() as u64 > u64::from(up(end, file_alignment)?) {
-            return Err("it has bytes behind its last section");
+        if self.bytes.len() as u64 != end || end % u64::from(file_alignment) != 0 {
+            return Err("it does not end with its last section");
         }
         let first = self.sections.iter().filter(|section| section.stored > 0).map(|section| section.offset).min();
         let headers_end = u32_at(&self.bytes, optional + 60)?.min(first.unwrap_or(u32::MAX)) as usize;
@@ -152,10 +154,10 @@ impl Pe {
         }
 
         let mut bytes = self.bytes.clone();
-        bytes.resize(up(end, file_alignment)? as usize, 0);
         let mut data = u32_at(&bytes, optional + 8)?;
         for (index, (name, contents)) in added.iter().enumerate() {
-            if name.len() > 8 || self.section(name).is_some() {
+            let earlier = added.iter().take(index).any(|(other, _)| other == name);
+            if name.len() > 8 || earlier || self.section(name).is_some() {
                 return Err("it has a section of this name already");
             }
             let size = u32::try_from(contents.len()).map_err(|_| "a section is too large")?;

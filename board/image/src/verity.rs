@@ -51,8 +51,14 @@ impl Verity {
 /// `mksquashfs` refuses, or a file cannot be read or written.
 pub fn squashfs(folder: &Path, out: &Path, date: u64) -> Result<(), ImageError> {
     if folder.is_file() {
-        fs::copy(folder, out).map_err(ImageError::io(format!("copying {}", folder.display())))?;
-        return Ok(());
+        let contents = fs::read(folder).map_err(ImageError::io(format!("reading {}", folder.display())))?;
+        if !contents.starts_with(b"hsqs") {
+            return Err(ImageError::Unusable {
+                what: format!("{} is no squashfs", folder.display()),
+                advice: "give a folder, or an image of mksquashfs",
+            });
+        }
+        return fs::write(out, contents).map_err(ImageError::io(format!("writing {}", out.display())));
     }
     let date = date.to_string();
     // Extended attributes would be those of the building machine; the root needs none.
@@ -79,12 +85,6 @@ pub fn append(image: &Path) -> Result<Verity, ImageError> {
     let mut file = fs::OpenOptions::new().read(true).write(true).open(image).map_err(failed())?;
     let mut contents = Vec::new();
     file.read_to_end(&mut contents).map_err(failed())?;
-    if !contents.starts_with(b"hsqs") {
-        return Err(ImageError::Unusable {
-            what: "the root file system is no squashfs".to_owned(),
-            advice: "give a folder, or an image of mksquashfs",
-        });
-    }
     let length = (contents.len() as u64).next_multiple_of(BLOCK);
     let padding = vec![0; (length - contents.len() as u64) as usize];
     file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&padding)).map_err(failed())?;
