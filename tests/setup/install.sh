@@ -13,6 +13,10 @@ needed=(
     /usr/bin/chromium:chromium
     dkimsign:python3-dkim
     python3:python3 sqlite3:sqlite3 shellcheck:shellcheck
+    mksquashfs:squashfs-tools /usr/sbin/veritysetup:cryptsetup-bin /usr/sbin/mkfs.vfat:dosfstools mcopy:mtools
+    genimage:genimage /usr/sbin/sfdisk:fdisk rauc:rauc
+    sbverify:sbsigntool cert-to-efi-sig-list:efitools /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
+    /usr/lib/systemd/systemd-measure:systemd /usr/lib/python3.11/ensurepip/__init__.py:python3-venv
 )
 
 missing=()
