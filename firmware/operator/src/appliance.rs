@@ -2,13 +2,14 @@
 //!
 //! Job: the one seam between this crate and the daemon that implements it, so that no face (CLI, console, web) reaches
 //! past it. Place: beside the message's way; nothing here is on the path of a mail. Invariants: what needs the root
-//! secret is reached through [`Appliance::opened`] only, so a locked appliance can't answer from it by mistake. A crash
+//! secret is reached through [`Appliance::opened`] and [`Appliance::ledger`] only, so a locked appliance can't answer
+//! from it by mistake. A crash
 //! leaves nothing behind: these are views and handles.
 
 use crate::{Fault, Refusal};
 use jiff::Timestamp;
 use ledger::Ledger;
-use mail::Destination;
+use mail::{Address, Destination, MessageId};
 use serde::{Deserialize, Serialize};
 use settings::Settings;
 use spool::Spool;
@@ -26,13 +27,19 @@ pub trait Appliance: Send + Sync + 'static {
     /// The state of keys, TPM and recovery key; answered in every state.
     fn keys(&self) -> KeyFacts;
 
-    /// The handles that exist once the root secret is there.
+    /// The handles that exist once the root secret and settings are there.
+    ///
+    /// # Errors
+    /// The appliance is locked, and why; or it is not set up yet.
+    fn opened(&self) -> Result<Opened, Closed>;
+
+    /// Audit chain and settings revisions; there once the root secret is, also before the first settings.
     ///
     /// # Errors
     /// The appliance is locked, and why.
-    fn opened(&self) -> Result<Opened, Locked>;
+    fn ledger(&self) -> Result<Ledger, Locked>;
 
-    /// The settings in force and the number of their revision.
+    /// The settings in force and the number of their revision, which is 0 before the first.
     fn settings(&self) -> (Arc<Settings>, u64);
 
     /// Opens a locked appliance with the recovery key.
@@ -81,6 +88,12 @@ pub trait Appliance: Send + Sync + 'static {
     /// # Errors
     /// The revision is recorded but could not be taken into force; says what to do.
     fn adopt(&self, settings: Settings, revision: u64) -> impl Future<Output = Result<Adopted, Refusal>> + Send;
+
+    /// Takes a message of our own to `recipient` on the way of all messages: judged, kept, delivered.
+    ///
+    /// # Errors
+    /// The reply that a client would have had instead of the 250.
+    fn accept_test(&self, recipient: Address) -> impl Future<Output = Result<MessageId, Refusal>> + Send;
 }
 
 /// What is there only with the root secret. Cheap to clone.
@@ -90,6 +103,21 @@ pub struct Opened {
     pub spool: Spool,
     /// Audit chain and settings revisions.
     pub ledger: Ledger,
+}
+
+/// Why there is no queue to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// There are no keys.
+    Locked(Locked),
+    /// There are keys, but no settings yet.
+    NotSetUp,
+}
+
+impl From<Locked> for Closed {
+    fn from(locked: Locked) -> Self {
+        Self::Locked(locked)
+    }
 }
 
 /// Why the appliance is locked, in two halves.
@@ -157,6 +185,10 @@ pub struct Facts {
     pub version: String,
     /// Whether keys or policy signatures are development ones; said on every screen.
     pub development: bool,
+    /// Whether there are settings: false on a new appliance, until the first are taken into force.
+    pub set_up: bool,
+    /// Whether the settings name an operator; until then whoever stands before the console may set the appliance up.
+    pub administrator: bool,
     /// When the daemon started.
     pub started: Timestamp,
     /// The SMTP listeners.

@@ -6,18 +6,23 @@
 //! a record of something that was asked for and not done, never the other way round.
 
 use crate::{
-    Appliance, Fault, Opened, Refusal, Request, Response, Secret,
+    Appliance, Caller, Closed, Fault, Opened, Refusal, Request, Response, Secret,
+    access::Gate,
+    password,
     protocol::MOST_ROWS,
+    test_mail,
     view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport},
 };
 use jiff::Timestamp;
 use ledger::{Ledger, LedgerError};
 use mail::MessageId;
 use serde_json::{Value, json};
+use settings::Settings;
 use spool::{Filter, IndexError, OperateError, Spool};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 /// Attempts to unlock that are kept in memory until the ledger opens. Beyond it they are counted only: whoever can
@@ -36,6 +41,8 @@ pub struct Operator<A> {
     /// One settings change at a time: each is compared with the one before.
     applying: tokio::sync::Mutex<()>,
     pending: Mutex<Pending>,
+    /// One password at a time: each check takes 19 MiB.
+    gate: tokio::sync::Mutex<Gate>,
 }
 
 /// What was tried while the ledger was locked; it was logged too.
@@ -55,14 +62,57 @@ impl<A: Appliance> Operator<A> {
     /// An operator's view of `appliance`.
     #[must_use]
     pub fn new(appliance: Arc<A>) -> Self {
-        Self { appliance, applying: tokio::sync::Mutex::default(), pending: Mutex::default() }
+        let (applying, gate) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Self { appliance, applying, pending: Mutex::default(), gate }
     }
 
-    /// Carries out what `actor` asks for.
+    /// Carries out what `caller` asks for, if it may.
     ///
     /// # Errors
     /// Why it is not done, in two halves.
-    pub async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
+    pub async fn ask(&self, caller: &mut Caller, request: Request) -> Result<Response, Refusal> {
+        let setting_up = self.appliance.ledger().is_ok() && !self.appliance.facts().administrator;
+        caller.permit(&request, setting_up, Instant::now())?;
+        match request {
+            Request::SignIn { name, password } => self.sign_in(caller, name, password).await,
+            Request::SignOut => {
+                caller.end();
+                Ok(Response::SignedOut)
+            }
+            request => self.handle(&caller.actor(), request).await,
+        }
+    }
+
+    /// Checks a password. An unknown name takes as long as a wrong password and is told the same.
+    async fn sign_in(&self, caller: &mut Caller, name: String, password: Secret) -> Result<Response, Refusal> {
+        let ledger = self.appliance.ledger()?;
+        let mut gate = self.gate.lock().await;
+        gate.admit(Instant::now())?;
+        let operators = self.appliance.settings().0.operators.clone();
+        let known = operators.iter().find(|operator| operator.name == name);
+        let hash = known.or(operators.first()).and_then(|operator| operator.password.clone()).unwrap_or_default();
+        let right = tokio::task::spawn_blocking(move || password::is_right(password.expose(), &hash)).await;
+        let right = right.map_err(stopped)?;
+        caller.end();
+        if known.is_some() && right {
+            record(&ledger, &caller.actor(), "sign_in", &name, json!({})).await?;
+            gate.succeeded();
+            caller.begin(&name, Instant::now());
+            return Ok(Response::SignedIn { name });
+        }
+        gate.failed(Instant::now());
+        caller.fail();
+        // People type passwords where a name is asked for: only names that we know are written down.
+        let subject = known.map(|operator| operator.name.clone()).unwrap_or_default();
+        record(&ledger, &caller.actor(), "sign_in.refused", &subject, json!({})).await?;
+        Err(Refusal::new(Fault::Refused, "name or password is wrong", "check both and type them again"))
+    }
+
+    /// Carries out what `actor` asks for, who may.
+    ///
+    /// # Errors
+    /// Why it is not done, in two halves.
+    async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
         match request {
             Request::Status => Ok(self.status()),
             Request::KeysStatus => Ok(Response::Keys(self.appliance.keys())),
@@ -118,13 +168,28 @@ impl<A: Appliance> Operator<A> {
                 let enrol = async { self.appliance.enrol(code).await.map(Response::Enrolled) };
                 self.act(actor, "enrol", "", json!({}), enrol).await
             }
+            Request::TestMail { recipient } => {
+                let detail = json!({ "recipient": recipient.masked() });
+                let send = async { test_mail::send(&*self.appliance, recipient).await.map(Response::Tested) };
+                self.act(actor, "test_mail", "", detail, send).await
+            }
+            // A sign-in belongs to a connection, not to whoever acts.
+            Request::SignIn { .. } | Request::SignOut => Err(Refusal::new(
+                Fault::BadRequest,
+                "there is no connection to sign in on",
+                "sign in on the operators' socket",
+            )),
         }
     }
 
     fn status(&self) -> Response {
         let opened = self.appliance.opened();
+        let locked = match &opened {
+            Err(Closed::Locked(locked)) => Some(locked.clone()),
+            Err(Closed::NotSetUp) | Ok(_) => None,
+        };
         Response::Status(Box::new(StatusReport {
-            locked: opened.as_ref().err().cloned(),
+            locked,
             facts: self.appliance.facts(),
             settings_revision: self.appliance.settings().1,
             keys: self.appliance.keys(),
@@ -185,7 +250,7 @@ impl<A: Appliance> Operator<A> {
         detail: Value,
         work: impl Future<Output = Result<Response, Refusal>> + Send,
     ) -> Result<Response, Refusal> {
-        let ledger = self.appliance.opened()?.ledger;
+        let ledger = self.appliance.ledger()?;
         self.record_pending().await?;
         record(&ledger, actor, action, subject, detail).await?;
         let result = work.await;
@@ -230,7 +295,7 @@ impl<A: Appliance> Operator<A> {
         if self.pending().is_empty() {
             return Ok(());
         }
-        let Ok(Opened { ledger, .. }) = self.appliance.opened() else { return Ok(()) };
+        let Ok(ledger) = self.appliance.ledger() else { return Ok(()) };
         loop {
             let Some((at, actor, outcome)) = self.pending().records.pop_front() else { break };
             let detail = json!({ "at": at, "outcome": outcome });
@@ -271,18 +336,36 @@ impl<A: Appliance> Operator<A> {
     }
 
     async fn show_settings(&self) -> Result<Response, Refusal> {
-        let ledger = self.appliance.opened()?.ledger;
+        let ledger = self.appliance.ledger()?;
         let (settings, revision) = self.appliance.settings();
+        if revision == 0 && !self.appliance.facts().set_up {
+            return Err(Closed::NotSetUp.into());
+        }
         let recorded = blocking(move || ledger.revision(revision)).await?.map(|revision| revision.info);
-        Ok(Response::Settings(SettingsReport { revision, recorded, toml: settings.to_toml() }))
+        Ok(Response::Settings(SettingsReport { revision, recorded, toml: settings.without_secrets().to_toml() }))
+    }
+
+    async fn admit(&self, in_force: &Settings, settings: &Settings) -> Result<(), Refusal> {
+        passwords(settings)?;
+        if !in_force.operators.is_empty() && settings.operators.is_empty() {
+            return Err(Refusal::new(
+                Fault::Refused,
+                "these settings have no operator any more: whoever stands before the box could set it up anew",
+                "leave at least one administrator in them",
+            ));
+        }
+        self.appliance.admit(settings).await
     }
 
     async fn apply(&self, actor: &str, text: String) -> Result<Response, Refusal> {
-        let ledger = self.appliance.opened()?.ledger;
+        let ledger = self.appliance.ledger()?;
         let _one_at_a_time = self.applying.lock().await;
         self.record_pending().await?;
+        let (in_force, revision) = self.appliance.settings();
+        // What was shown without its passwords may be given back so.
+        let text = settings::with_passwords_of(&in_force, text);
         let admitted = match settings::parse(&text) {
-            Ok(settings) => self.appliance.admit(&settings).await.map(|()| settings),
+            Ok(settings) => self.admit(&in_force, &settings).await.map(|()| settings),
             Err(problems) => Err(Refusal::settings(problems)),
         };
         let settings = match admitted {
@@ -293,8 +376,8 @@ impl<A: Appliance> Operator<A> {
                 return Err(refusal);
             }
         };
-        let (in_force, revision) = self.appliance.settings();
-        let changes = settings::diff(&in_force, &settings);
+        // The first settings differ from nothing.
+        let changes = if self.appliance.facts().set_up { settings::diff(&in_force, &settings) } else { Vec::new() };
         let current = {
             let ledger = ledger.clone();
             blocking(move || ledger.revision(revision)).await?
@@ -320,6 +403,18 @@ impl<A: Appliance> Operator<A> {
             changes,
             after_restart: adopted.after_restart,
         }))
+    }
+}
+
+/// The recorded text must say it all: who is new has a password of his own.
+fn passwords(settings: &Settings) -> Result<(), Refusal> {
+    match settings.operators.iter().find(|operator| operator.password.is_none()) {
+        None => Ok(()),
+        Some(operator) => Err(Refusal::new(
+            Fault::Refused,
+            format!("operator {} is new and has no password", operator.name),
+            "give the Argon2id hash of a password; \"unchanged\" stands for one that is in force",
+        )),
     }
 }
 

@@ -6,9 +6,9 @@
 
 use crate::{
     Enrolment, KeyFacts, Refusal, Secret, Unlocked,
-    view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport},
+    view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport, TestReport},
 };
-use mail::{Destination, MessageId};
+use mail::{Address, Destination, MessageId};
 use serde::{Deserialize, Serialize};
 use spool::RowState;
 
@@ -102,6 +102,20 @@ pub enum Request {
         /// The one-time code.
         code: Secret,
     },
+    /// Send a message of our own through the appliance and say what became of it.
+    TestMail {
+        /// To whom.
+        recipient: Address,
+    },
+    /// Say who asks; holds for this connection.
+    SignIn {
+        /// As the settings name the operator.
+        name: String,
+        /// The password.
+        password: Secret,
+    },
+    /// End what [`Request::SignIn`] began.
+    SignOut,
     /// Look for changes behind our back.
     AuditVerify,
     /// The settings in force.
@@ -154,6 +168,15 @@ pub enum Response {
     RecoveryRenewed,
     /// To [`Request::Enrol`].
     Enrolled(Enrolment),
+    /// To [`Request::TestMail`].
+    Tested(TestReport),
+    /// To [`Request::SignIn`].
+    SignedIn {
+        /// Who.
+        name: String,
+    },
+    /// To [`Request::SignOut`].
+    SignedOut,
     /// To [`Request::AuditVerify`].
     Audit(AuditReport),
     /// To [`Request::SettingsShow`].

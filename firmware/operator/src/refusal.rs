@@ -3,7 +3,7 @@
 //! Job: one error shape for every face, in two halves, with a kind that code may match on. Place: beside the message's
 //! way. Invariants: carries no secret and no content of a message. A crash leaves nothing behind.
 
-use crate::Locked;
+use crate::{Closed, Locked};
 use serde::{Deserialize, Serialize};
 use settings::Problem;
 use std::fmt;
@@ -14,8 +14,12 @@ use std::fmt;
 pub enum Fault {
     /// The appliance is locked.
     Locked,
+    /// The appliance has no settings yet.
+    NotSetUp,
     /// Who asks may not.
     NotAllowed,
+    /// Who asks must sign in first.
+    SignIn,
     /// The request is not one that this version knows, or is too large.
     BadRequest,
     /// There is no such message.
@@ -76,6 +80,19 @@ impl Refusal {
 impl From<Locked> for Refusal {
     fn from(locked: Locked) -> Self {
         Self::new(Fault::Locked, format!("the appliance is locked: {}", locked.what), locked.remedy)
+    }
+}
+
+impl From<Closed> for Refusal {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Locked(locked) => locked.into(),
+            Closed::NotSetUp => Self::new(
+                Fault::NotSetUp,
+                "the appliance is not set up yet",
+                "set it up at its console, or with `postern settings apply FILE`",
+            ),
+        }
     }
 }
 

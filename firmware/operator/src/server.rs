@@ -1,15 +1,15 @@
 //! The operator's socket.
 //!
 //! Job: take requests over a Unix socket from whoever may ask, one JSON object a line, and answer each. Place: started
-//! early by `build()`, so that a locked appliance can be unlocked. Invariants: only root and the daemon's own user are
-//! heard, by the kernel's word (SO_PEERCRED) and not by the file's mode alone; a line, a connection's idle time and the
+//! early by `build()`, so that a locked appliance can be unlocked. Invariants: what a peer
+//! may ask follows from its user, by the kernel's word (SO_PEERCRED), and from its sign-in; a line, a connection's idle time and the
 //! number of connections are bounded. A crash leaves a stale socket file, which the next start replaces.
 
 use crate::{
-    Appliance, Fault, Operator, Refusal,
+    Appliance, Caller, Fault, Operator, Refusal,
     protocol::{Answer, Call, LONGEST_REQUEST, VERSION},
 };
-use nix::unistd::{Uid, User};
+use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
 use std::{
     fs::{self, Permissions},
@@ -42,7 +42,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors), so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds the socket with mode 0600, replacing one that nobody listens on any more.
+/// The group whose members may open the socket, where it is the daemon's own: the console's user is in it.
+const GROUP: &str = "postern";
+
+/// Binds the socket with mode 0600 (0660 where the daemon's group is `postern`), replacing one that nobody listens on
+/// any more.
 ///
 /// # Errors
 /// Another daemon listens there (`AddrInUse`), something else than a socket is there, or the folder can't be written.
@@ -66,7 +70,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, Permissions::from_mode(0o600))?;
+    fs::set_permissions(&hidden, Permissions::from_mode(mode()))?;
     fs::rename(&hidden, path)?;
     Ok(listener)
 }
@@ -126,8 +130,13 @@ async fn send_away(mut stream: UnixStream) {
     let _ = timeout(PAUSE, answer(&mut stream, Err(refusal))).await;
 }
 
-/// Whether the user `uid` may ask a daemon of the user `own`.
-fn may_ask(uid: u32, own: u32) -> bool {
+fn mode() -> u32 {
+    let own = Group::from_gid(Gid::effective()).ok().flatten();
+    if own.is_some_and(|group| group.name == GROUP) { 0o660 } else { 0o600 }
+}
+
+/// Whether the user `uid` may ask everything of a daemon of the user `own`.
+fn may_ask_all(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
@@ -145,17 +154,9 @@ async fn converse<A: Appliance>(
     stopping: &mut tokio::sync::watch::Receiver<bool>,
 ) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    if !may_ask(uid, Uid::effective().as_raw()) {
-        log::warn!("uid {uid} asked on the operator's socket and was refused");
-        let refusal = Refusal::new(
-            Fault::NotAllowed,
-            format!("uid {uid} may not operate this appliance"),
-            "ask as root, or as the user that the daemon runs as",
-        );
-        return answer(&mut stream, Err(refusal)).await;
-    }
     // The name is looked up in files; no name service stands behind it on the appliance, but may elsewhere.
     let actor = tokio::task::spawn_blocking(move || actor(uid)).await.map_err(io::Error::other)?;
+    let mut caller = Caller::new(actor, may_ask_all(uid, Uid::effective().as_raw()));
     let mut lines = Lines::new();
     loop {
         let line = tokio::select! {
@@ -179,11 +180,14 @@ async fn converse<A: Appliance>(
         let result = match read_call(&line) {
             Ok(call) => {
                 drop(line);
-                operator.handle(&actor, call.request).await
+                operator.ask(&mut caller, call.request).await
             }
             Err(refusal) => Err(refusal),
         };
         answer(&mut stream, result).await?;
+        if caller.is_exhausted() {
+            return Ok(());
+        }
     }
 }
 
@@ -274,9 +278,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_and_the_daemon_itself_may_ask_and_nobody_else() {
-        assert!(may_ask(0, 990) && may_ask(990, 990));
-        assert!(!may_ask(1000, 990) && !may_ask(65_534, 0) && !may_ask(989, 990));
+    fn root_and_the_daemon_itself_may_ask_all_and_nobody_else() {
+        assert!(may_ask_all(0, 990) && may_ask_all(990, 990));
+        assert!(!may_ask_all(1000, 990) && !may_ask_all(65_534, 0) && !may_ask_all(989, 990));
     }
 
     #[test]

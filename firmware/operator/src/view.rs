@@ -215,6 +215,31 @@ pub struct RecipientDecision {
     pub rule: Option<String>,
 }
 
+/// What became of a test message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestReport {
+    /// The message.
+    pub id: MessageId,
+    /// How far it came.
+    pub outcome: TestOutcome,
+    /// The far end's reply, or why it is held; empty where nobody has answered yet.
+    pub detail: String,
+}
+
+/// How far a test message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TestOutcome {
+    /// The far end has taken it.
+    Delivered,
+    /// Not taken yet; it waits in the queue and is tried again.
+    Waiting,
+    /// Held by a rule.
+    Held,
+    /// Refused for good, and removed from the queue.
+    Refused,
+}
+
 /// A delivery that is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {

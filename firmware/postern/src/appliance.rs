@@ -1,247 +1,36 @@
 //! The daemon as its operators see it.
 //!
-//! Job: implement [`operator::Appliance`] on what runs, and move between locked and open. Place: beside the message's
-//! way. Invariants: one transition at a time; a transition that fails leaves the state of before; the locked state has
-//! no spool, no ledger and no STARTTLS. A crash leaves what each part says of itself.
+//! Job: implement [`operator::Appliance`] on what runs. Place: beside the message's way. Invariants: what needs keys or
+//! settings is refused where there are none; what can fail comes before what takes effect. A crash leaves what each part
+//! says of itself.
 
 use crate::{
-    acceptors,
-    build::{self, BuildError, Open},
+    build::{self, Open},
+    daemon::{Daemon, State},
     identity,
-    listeners::{Listeners, Service},
+    listeners::Service,
     plain::Plain,
-    run::Arguments,
+    test_message,
 };
-use jiff::Timestamp;
-use mail::Destination;
+use ledger::Ledger;
+use mail::{Address, Destination, MessageId};
 use operator::{
-    Adopted, Alarm, Appliance, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal, Secret,
-    Unlocked,
+    Adopted, Alarm, Appliance, Closed, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal,
+    Secret, Unlocked,
 };
-use policy::Workers;
 use settings::Settings;
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
-};
-use vault::{IdentityState, Keys, Lasting, UnlockError, Vault};
+use std::sync::{Arc, atomic::Ordering};
+use vault::{IdentityState, Lasting, UnlockError};
 use zeroize::Zeroizing;
 
-/// How often a locked vault asks the TPM again: some faults pass (a slow or busy TPM, a lockout).
-const ASK_AGAIN: Duration = Duration::from_secs(20);
-
-/// The daemon.
-pub struct Daemon {
-    arguments: Arguments,
-    vault: Vault,
-    workers: Arc<dyn Workers>,
-    started: Timestamp,
-    now: Mutex<Now>,
-    /// Held through every transition.
-    changing: tokio::sync::Mutex<Listeners>,
-}
-
-struct Now {
-    open: Option<Arc<Open>>,
-    locked: Option<Locked>,
-    service: Option<Service>,
-    listening: Vec<SocketAddr>,
-    plain: Option<Plain>,
-}
-
 impl Daemon {
-    /// The daemon around an opened or locked vault; not serving yet.
-    #[must_use]
-    pub fn new(arguments: Arguments, vault: Vault, workers: Arc<dyn Workers>) -> Self {
-        let now = Now { open: None, locked: None, service: None, listening: Vec::new(), plain: None };
-        Self {
-            arguments,
-            vault,
-            workers,
-            started: Timestamp::now(),
-            now: Mutex::new(now),
-            changing: tokio::sync::Mutex::new(Listeners::from_environment()),
-        }
-    }
-
-    fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self) -> Result<Arc<Open>, Locked> {
-        let now = self.now();
-        now.open.clone().ok_or_else(|| now.locked.clone().unwrap_or_else(starting))
-    }
-
-    /// Goes on with keys: opens everything, then serves.
-    ///
-    /// # Errors
-    /// A part can't be made or an address can't be listened on; nothing is served then.
-    pub async fn begin_open(&self, keys: Keys) -> Result<(), BuildError> {
-        let mut listeners = self.changing.lock().await;
-        let (data, first, workers) =
-            (self.arguments.data.clone(), self.arguments.settings.clone(), self.workers.clone());
-        let opened = tokio::task::spawn_blocking(move || build::open(&data, first.as_deref(), keys, workers)).await;
-        let open = Arc::new(opened.map_err(|error| BuildError::Part(error.to_string()))??);
-        let settings = open.pipeline.live.parts().settings.clone();
-        let old = match self.serve(&mut listeners, &open, &settings) {
-            Ok(old) => old,
-            Err(error) => {
-                if let Ok(open) = Arc::try_unwrap(open) {
-                    open.close().await;
-                }
-                return Err(error);
-            }
-        };
-        {
-            let mut now = self.now();
-            (now.open, now.locked) = (Some(open), None);
-        }
-        if let Some(old) = old {
-            old.stop().await;
-        }
-        Ok(())
-    }
-
-    /// Goes on without keys: greets and answers 451, as far as the plain area says where.
-    pub async fn begin_locked(&self, fault: &vault::Fault) {
-        let mut listeners = self.changing.lock().await;
-        log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
-        let locked = Locked::of(fault, Timestamp::now());
-        let plain = match Plain::load(&self.arguments.data) {
-            Ok(plain) => plain,
-            Err(error) => {
-                log::error!(error:%; "no listener can be opened");
-                None
-            }
-        };
-        let service = match &plain {
-            None => None,
-            // Whatever keeps SMTP from being answered must not keep operators from unlocking.
-            Some(plain) => {
-                let bound = listeners.bind(&plain.listen).map_err(|error| error.to_string());
-                let served = bound.and_then(|()| {
-                    let service = listeners.serve(Arc::new(acceptors::Locked), &plain.settings(), None);
-                    service.map_err(|error| error.to_string())
-                });
-                served.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok()
-            }
-        };
-        let listening = listeners.addresses();
-        let old = {
-            let mut now = self.now();
-            (now.locked, now.plain, now.listening) = (Some(locked), plain, listening);
-            std::mem::replace(&mut now.service, service)
-        };
-        if let Some(old) = old {
-            old.stop().await;
-        }
-    }
-
-    /// Binds, then puts a service of these settings in the place of the one before, which the caller stops.
-    fn serve(
-        &self,
-        listeners: &mut Listeners,
-        open: &Open,
-        settings: &Settings,
-    ) -> Result<Option<Service>, BuildError> {
-        let part = |error: &dyn std::fmt::Display| BuildError::Part(error.to_string());
-        let tls = match &settings.intake.tls {
-            Some(files) => intake::tls_config(files),
-            None => intake::certificate(&self.arguments.data, &settings.host.name),
-        };
-        let tls = tls.map_err(|error| part(&error))?;
-        listeners.bind(&settings.intake.listen).map_err(|error| part(&error))?;
-        let acceptor = Arc::new(acceptors::Open(open.pipeline.clone()));
-        let service = listeners.serve(acceptor, settings, Some(tls)).map_err(|error| part(&error))?;
-        let mut now = self.now();
-        now.listening = listeners.addresses();
-        Ok(now.service.replace(service))
-    }
-
-    /// Asks the TPM again while the vault is locked, for faults that pass; ends when it is open.
-    pub async fn ask_again(self: Arc<Self>) {
-        while self.now().locked.is_some() {
-            tokio::time::sleep(ASK_AGAIN).await;
-            let vault = self.vault.clone();
-            let opened = tokio::task::spawn_blocking(move || vault.retry()).await;
-            match opened {
-                Ok(Some(vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys))) => {
-                    log::info!("the TPM has released the keys");
-                    if let Err(error) = self.begin_open(keys).await {
-                        log::error!(error:%; "the keys are there, but the appliance can't be opened; restart it");
-                        self.now().locked = Some(unopened(&error));
-                    }
-                    return;
-                }
-                Ok(Some(vault::Opened::Locked(fault))) => {
-                    let mut now = self.now();
-                    if let Some(locked) = &mut now.locked {
-                        *locked = Locked::of(&fault, locked.since);
-                    }
-                }
-                Ok(None) => return,
-                Err(error) => log::error!(error:%; "asking the TPM ended badly"),
-            }
-        }
-    }
-
-    /// Stops in the reverse order of the start.
-    pub async fn close(&self) {
-        let _listeners = self.changing.lock().await;
-        let (service, open) = {
-            let mut now = self.now();
-            (now.service.take(), now.open.take())
-        };
-        if let Some(service) = service {
-            service.stop().await;
-        }
-        // Sessions and deliveries have ended; what an operator's request still holds keeps the spool open a moment.
-        let Some(mut open) = open else { return };
-        for _ in 0..100 {
-            match Arc::try_unwrap(open) {
-                Ok(open) => return open.close().await,
-                Err(held) => open = held,
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        log::warn!("a request is still under way; the spool is closed by the end of the process");
-    }
-
-    fn alarms(&self, open: &Open) -> Vec<Alarm> {
+    fn alarms(&self, open: Option<&Open>) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         let mut raise = |what: String, remedy: &str| {
             alarms.push(Alarm { what, remedy: remedy.to_owned(), since: self.started });
         };
-        if let Err(error) = open.pipeline.spool.available() {
-            let Refusal { what, remedy, .. } = failed(error);
-            raise(format!("no mail is taken at present: {what}"), &remedy);
-        }
-        let stats = open.pipeline.spool.stats();
-        if stats.failed > 0 {
-            raise(
-                format!("{} deliveries were refused for good and are held", stats.failed),
-                "look at `postern queue list`, then retry or delete them",
-            );
-        }
-        if stats.set_aside > 0 {
-            raise(
-                format!("{} stored records are damaged and were set aside", stats.set_aside),
-                "look at `postern queue list`; check the data disk",
-            );
-        }
-        if stats.unrecorded > 0 || stats.disk_errors > 0 {
-            raise(
-                format!("the data disk failed {} times", stats.disk_errors),
-                "check the data disk and its free space",
-            );
-        }
-        if let Some(error) = stats.index_error {
-            raise(
-                format!("the queue index can't be written: {error}"),
-                "check the data disk; the index is rebuilt at the next start",
-            );
+        if let Some(open) = open {
+            spool_alarms(open, &mut raise);
         }
         let status = self.vault.status();
         if status.recovery.is_some_and(|recovery| !recovery.confirmed) {
@@ -260,12 +49,34 @@ impl Daemon {
     }
 }
 
-fn starting() -> Locked {
-    Locked { what: "the daemon is starting".into(), remedy: "try again in a moment".into(), since: Timestamp::now() }
-}
-
-fn unopened(error: &BuildError) -> Locked {
-    Locked { what: error.to_string(), remedy: "mend it and restart the daemon".into(), since: Timestamp::now() }
+/// What the spool has to say.
+fn spool_alarms(open: &Open, raise: &mut impl FnMut(String, &str)) {
+    if let Err(error) = open.pipeline.spool.available() {
+        let Refusal { what, remedy, .. } = failed(error);
+        raise(format!("no mail is taken at present: {what}"), &remedy);
+    }
+    let stats = open.pipeline.spool.stats();
+    if stats.failed > 0 {
+        raise(
+            format!("{} deliveries were refused for good and are held", stats.failed),
+            "look at `postern queue list`, then retry or delete them",
+        );
+    }
+    if stats.set_aside > 0 {
+        raise(
+            format!("{} stored records are damaged and were set aside", stats.set_aside),
+            "look at `postern queue list`; check the data disk",
+        );
+    }
+    if stats.unrecorded > 0 || stats.disk_errors > 0 {
+        raise(format!("the data disk failed {} times", stats.disk_errors), "check the data disk and its free space");
+    }
+    if let Some(error) = stats.index_error {
+        raise(
+            format!("the queue index can't be written: {error}"),
+            "check the data disk; the index is rebuilt at the next start",
+        );
+    }
 }
 
 fn failed(what: impl std::fmt::Display) -> Refusal {
@@ -279,16 +90,25 @@ fn from_unlock(error: UnlockError) -> Refusal {
 
 impl Appliance for Daemon {
     fn facts(&self) -> Facts {
-        let (open, host, listeners, sessions) = {
+        let open = self.open();
+        let (host, listeners, sessions) = {
             let now = self.now();
             let host = now.plain.as_ref().map_or_else(String::new, |plain| plain.host.to_string());
             let sessions = now.service.as_ref().map_or(0, Service::sessions);
-            (now.open.clone(), host, now.listening.clone(), sessions)
+            (host, now.listening.clone(), sessions)
         };
+        let host_is_unknown = host.is_empty();
         let mut facts = Facts {
             host,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             development: self.arguments.development,
+            // A locked appliance has settings that it can't read, unless it never had any: then it has no plain area.
+            set_up: match &open {
+                Ok(_) => true,
+                Err(Closed::NotSetUp) => false,
+                Err(Closed::Locked(_)) => !host_is_unknown,
+            },
+            administrator: false,
             started: self.started,
             listeners,
             sessions: sessions as u64,
@@ -299,9 +119,13 @@ impl Appliance for Daemon {
             failing: Vec::new(),
             alarms: Vec::new(),
         };
-        if let Some(open) = open {
+        if let Err(Closed::NotSetUp) = &open {
+            facts.alarms = self.alarms(None);
+        }
+        if let Ok(open) = open {
             let (parts, counters) = (open.pipeline.live.parts(), &open.pipeline.counters);
             facts.host = parts.settings.host.name.to_string();
+            facts.administrator = !parts.settings.operators.is_empty();
             facts.accepted = counters.accepted.load(Ordering::Relaxed);
             facts.refused = counters.refused.load(Ordering::Relaxed);
             facts.delivered = counters.delivered.load(Ordering::Relaxed);
@@ -313,15 +137,16 @@ impl Appliance for Daemon {
                 .chain(parts.cloud.suspension())
                 .map(|s| Failing { destination: s.destination.to_string(), since: s.since, error: s.why.to_string() })
                 .collect();
-            facts.alarms = self.alarms(&open);
+            facts.alarms = self.alarms(Some(&open));
         }
         facts
     }
 
     fn keys(&self) -> KeyFacts {
-        let (open, locked) = {
-            let now = self.now();
-            (now.open.clone(), now.locked.clone())
+        let (epoch, locked) = match &self.now().state {
+            State::Open(open) => (Some(open.epoch), None),
+            State::Locked(locked) => (None, Some(locked.clone())),
+            State::NotSetUp(_) | State::Starting => (None, None),
         };
         let status = self.vault.status();
         KeyFacts {
@@ -329,11 +154,15 @@ impl Appliance for Daemon {
             sealed: status.state == vault::State::Unlocked,
             recovery_confirmed: status.recovery.is_some_and(|recovery| recovery.confirmed),
             identity: status.identity.map(|identity| identity.state.to_owned()),
-            epoch: open.map(|open| open.epoch),
+            epoch,
         }
     }
 
-    fn opened(&self) -> Result<Opened, Locked> {
+    fn ledger(&self) -> Result<Ledger, Locked> {
+        Self::ledger(self)
+    }
+
+    fn opened(&self) -> Result<Opened, Closed> {
         let open = self.open()?;
         Ok(Opened { spool: open.pipeline.spool.clone(), ledger: open.ledger.clone() })
     }
@@ -357,7 +186,7 @@ impl Appliance for Daemon {
         let keys = keys.map_err(failed)?.map_err(from_unlock)?;
         let (lasting, identity) = (keys.lasting.clone(), keys.identity.clone());
         if let Err(error) = self.begin_open(keys).await {
-            self.now().locked = Some(unopened(&error));
+            self.lock_for(&error);
             return Err(failed(error));
         }
         let advice = match &lasting {
@@ -423,16 +252,24 @@ impl Appliance for Daemon {
     }
 
     async fn admit(&self, settings: &Settings) -> Result<(), Refusal> {
-        let open = self.open()?;
+        let identity = match &self.now().state {
+            State::Open(open) => open.identity.clone(),
+            State::NotSetUp(begun) => begun.identity.clone(),
+            State::Locked(locked) => return Err(locked.clone().into()),
+            State::Starting => return Err(failed("the daemon is starting; try again in a moment")),
+        };
         if let Some(files) = &settings.intake.tls {
             intake::tls_config(files).map_err(failed)?;
         }
         // Asked before the revision is recorded: one that can't be listened with would keep the next start from opening.
         self.changing.lock().await.try_bind(&settings.intake.listen).map_err(failed)?;
-        build::parts(Arc::new(settings.clone()), 0, &open.identity).map(drop).map_err(failed)
+        build::parts(Arc::new(settings.clone()), 0, &identity).map(drop).map_err(failed)
     }
 
     async fn adopt(&self, settings: Settings, revision: u64) -> Result<Adopted, Refusal> {
+        if let Err(Closed::NotSetUp) = self.open() {
+            return self.set_up(settings, revision).await.map(|()| Adopted::default()).map_err(failed);
+        }
         let mut listeners = self.changing.lock().await;
         let open = self.open()?;
         let before = open.pipeline.live.parts();
@@ -455,6 +292,12 @@ impl Appliance for Daemon {
         before.relay.close().await;
         let changed = before.settings.spool != after.spool;
         Ok(Adopted { after_restart: if changed { vec!["spool".to_owned()] } else { Vec::new() } })
+    }
+    async fn accept_test(&self, recipient: Address) -> Result<MessageId, Refusal> {
+        let open = self.open()?;
+        test_message::accept(&open.pipeline, recipient).await.map_err(|reply| {
+            failed(format!("the appliance did not take its own message: {reply}; look at `postern status`"))
+        })
     }
 }
 

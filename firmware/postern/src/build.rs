@@ -1,7 +1,8 @@
 //! Everything that runs, in the order of need.
 //!
-//! Job: [`open`] makes, from keys and settings, all that a message passes through; nothing else does. Place: called at the
-//! start, or when a locked vault is unlocked. Invariants: sockets come last: a port that is open before keys and spool are
+//! Job: [`begin`] makes, from keys, what there is before the first settings, and [`Begun::open`], with settings, all that
+//! a message passes through; nothing else does. Place: called at the start, when a locked vault is unlocked, and when the
+//! first settings come. Invariants: sockets come last: a port that is open before keys and spool are
 //! ready takes mail that it can't keep. A crash leaves what each part says of itself.
 
 use crate::{
@@ -28,9 +29,6 @@ use vault::{Identity, Keys};
 /// Why the appliance can't be opened. Each says what happened and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// No revision is recorded and none was given.
-    #[error("there are no settings yet; start once with --settings FILE (`postern check FILE` finds its errors)")]
-    NoSettings,
     /// The file can't be read.
     #[error("{path} can't be read: {source}; check --settings", path = .0.display(), source = .1)]
     SettingsFile(PathBuf, std::io::Error),
@@ -69,22 +67,57 @@ pub struct Open {
     stop: watch::Sender<bool>,
 }
 
-/// Opens ledger, settings, spool and the clients, and starts delivering.
+/// What is there with keys alone: enough for the first settings.
+pub struct Begun {
+    /// Audit chain and settings revisions.
+    pub ledger: Ledger,
+    /// The identity towards the cloud.
+    pub identity: Arc<Identity>,
+    keys: spool::Keys,
+}
+
+/// Opens the ledger, and finds the settings in force: the newest recorded ones, else those of `first_settings`, which
+/// begin the record, else none.
 ///
 /// # Errors
-/// The first part that can't be made.
-pub fn open(
+/// The ledger can't be opened, or its settings can't be read.
+pub fn begin(
     data: &Path,
     first_settings: Option<&Path>,
     keys: Keys,
-    workers: Arc<dyn Workers>,
-) -> Result<Open, BuildError> {
+) -> Result<(Begun, Option<(Settings, u64)>), BuildError> {
     let Keys { epochs, index, ledger, audit, identity, .. } = keys;
-    let epoch = epochs.current().0;
     let mac = ChainKey::from_bytes(audit.expose());
     let ledger =
         Ledger::open(&data.join("ledger.db"), LedgerKeys { db: DatabaseKey::from_bytes(ledger.expose()), mac })?;
-    let (settings, revision) = settings(&ledger, first_settings)?;
+    let settings = settings(&ledger, first_settings)?;
+    Ok((Begun { ledger, identity, keys: spool::Keys { epochs, index } }, settings))
+}
+
+impl Begun {
+    /// Opens spool and clients with these recorded settings, and starts delivering.
+    ///
+    /// # Errors
+    /// The first part that can't be made.
+    pub fn open(
+        self,
+        data: &Path,
+        settings: Settings,
+        revision: u64,
+        workers: Arc<dyn Workers>,
+    ) -> Result<Open, BuildError> {
+        open(self, data, settings, revision, workers)
+    }
+}
+
+fn open(
+    Begun { ledger, identity, keys }: Begun,
+    data: &Path,
+    settings: Settings,
+    revision: u64,
+    workers: Arc<dyn Workers>,
+) -> Result<Open, BuildError> {
+    let epoch = keys.epochs.current().0;
     Plain::store(data, &settings).map_err(|error| BuildError::Data(data.to_owned(), error))?;
     let parts = parts(Arc::new(settings), revision, &identity)?;
 
@@ -98,7 +131,7 @@ pub fn open(
         ..spool::Config::new(folder.join("queue.db"))
     };
     let disk = RealDisk::open(&folder).map_err(|error| BuildError::Data(folder.clone(), error))?;
-    let (spool, recovery) = Spool::open(config, spool::Keys { epochs, index }, Arc::new(disk))?;
+    let (spool, recovery) = Spool::open(config, keys, Arc::new(disk))?;
     log::info!(messages = recovery.messages, replayed = recovery.replayed, index:? = recovery.index; "the spool is open");
     for damage in &recovery.set_aside {
         log::error!(event = "set_aside", damage:?; "a damaged record was set aside; see `postern queue list`");
@@ -110,6 +143,7 @@ pub fn open(
         live: Live::new(parts),
         judging: Judging::new(places, workers),
         counters: Default::default(),
+        probes: Default::default(),
     });
     let (stop, stopped) = watch::channel(false);
     let deliveries = deliveries::start(pipeline.clone(), stopped);
@@ -149,13 +183,13 @@ pub fn parts(settings: Arc<Settings>, revision: u64, identity: &Arc<Identity>) -
 }
 
 /// The recorded revision, or the file that begins the record.
-fn settings(ledger: &Ledger, first: Option<&Path>) -> Result<(Settings, u64), BuildError> {
+fn settings(ledger: &Ledger, first: Option<&Path>) -> Result<Option<(Settings, u64)>, BuildError> {
     if let Some(revision) = ledger.current_revision()? {
-        return Ok((settings::parse(&revision.toml).map_err(BuildError::Settings)?, revision.info.n));
+        return Ok(Some((settings::parse(&revision.toml).map_err(BuildError::Settings)?, revision.info.n)));
     }
-    let path = first.ok_or(BuildError::NoSettings)?;
+    let Some(path) = first else { return Ok(None) };
     let text = fs::read_to_string(path).map_err(|error| BuildError::SettingsFile(path.to_owned(), error))?;
     let settings = settings::parse(&text).map_err(BuildError::Settings)?;
     let info = ledger.commit_revision("first start", &text, &serde_json::Value::Null)?;
-    Ok((settings, info.n))
+    Ok(Some((settings, info.n)))
 }

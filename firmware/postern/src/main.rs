@@ -7,10 +7,11 @@
 mod acceptors;
 mod appliance;
 mod build;
+mod daemon;
 mod deliveries;
-mod identity;
 mod health;
 mod helper;
+mod identity;
 mod journal;
 mod judging;
 mod listeners;
@@ -18,6 +19,7 @@ mod live;
 mod pipeline;
 mod plain;
 mod run;
+mod test_message;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -38,11 +40,11 @@ struct Arguments {
 enum Command {
     /// The daemon
     Run(Box<run::Arguments>),
-    /// One judging process; started by the daemon only
-    #[command(hide = true)]
     /// What needs root; started by systemd only
     #[command(hide = true)]
     Helper(helper::Arguments),
+    /// One judging process; started by the daemon only
+    #[command(hide = true)]
     Worker,
     #[command(flatten)]
     Operator(cli::Command),
@@ -52,8 +54,8 @@ fn main() -> ExitCode {
     let Arguments { face, command } = Arguments::parse();
     match command {
         Command::Run(arguments) => run::run(*arguments, face.socket()),
+        Command::Helper(arguments) => helper::run(arguments),
         Command::Worker => worker::main(),
         Command::Operator(command) => cli::run(command, &face),
-        Command::Helper(arguments) => helper::run(arguments),
     }
 }

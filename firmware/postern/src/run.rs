@@ -4,7 +4,7 @@
 //! the operator's socket is there in every state, SMTP only when mail can be kept or refused; SIGTERM drains. A crash at
 //! any point is made good by the next start.
 
-use crate::{appliance::Daemon, build::BuildError, journal, worker};
+use crate::{build::BuildError, daemon::Daemon, journal, worker};
 use operator::Operator;
 use std::{
     future::Future,
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Data folder: keys (sealed), spool, ledger
     #[arg(long)]
     pub data: PathBuf,
-    /// Settings to begin with, where none are recorded yet
+    /// Settings to begin with, where none are recorded yet; without them the appliance waits to be set up
     #[arg(long)]
     pub settings: Option<PathBuf>,
     /// The TPM: device:/dev/tpmrm0, or swtpm:host=…,port=…

@@ -14,7 +14,7 @@ mod table;
 
 use crate::{Fault, Refusal, Request, Response, Secret, protocol::MOST_ROWS};
 use clap::{Args, Subcommand};
-use mail::{Destination, Domain, MessageId, ReversePath};
+use mail::{Address, Destination, Domain, MessageId, ReversePath};
 use serde::Serialize;
 use spool::RowState;
 use std::{
@@ -27,7 +27,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// Where the daemon listens unless told otherwise.
-pub const SOCKET: &str = "/run/postern/operator.sock";
+pub const SOCKET: &str = "/run/postern/postern.sock";
 
 /// The variable that names another socket.
 pub const SOCKET_VARIABLE: &str = "POSTERN_SOCKET";
@@ -38,7 +38,7 @@ const LONGEST_SECRET: u64 = 4096;
 /// What every command takes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Face {
-    /// The daemon's socket [default: $POSTERN_SOCKET, else /run/postern/operator.sock]
+    /// The daemon's socket [default: $POSTERN_SOCKET, else /run/postern/postern.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Answer in JSON
@@ -71,6 +71,11 @@ pub enum Command {
     Keys(Keys),
     /// Enrol with the cloud service; the one-time code is read from standard input
     Enrol,
+    /// Send a message of the appliance's own and say what became of it
+    TestMail {
+        /// To whom
+        recipient: Address,
+    },
     /// The records of what was done
     #[command(subcommand)]
     Audit(Audit),
@@ -332,6 +337,7 @@ fn request(command: Command, streams: &mut Streams<'_>) -> Result<Request, Refus
         }
         Command::Keys(Keys::Recovery(Recovery::Renew)) => Request::RecoveryRenew,
         Command::Enrol => Request::Enrol { code: secret("The one-time code of the service, then Enter:", streams)? },
+        Command::TestMail { recipient } => Request::TestMail { recipient },
         Command::Audit(Audit::Verify) => Request::AuditVerify,
         Command::Settings(SettingsCommand::Show) => Request::SettingsShow,
         Command::Settings(SettingsCommand::Apply { file }) => {

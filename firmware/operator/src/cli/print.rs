@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     CloudState, Enrolment, KeyFacts, Response, Unlocked,
-    view::{AppliedReport, AuditReport, QueueFigures, QueueReport, SettingsReport, StatusReport},
+    view::{
+        AppliedReport, AuditReport, QueueFigures, QueueReport, SettingsReport, StatusReport, TestOutcome, TestReport,
+    },
 };
 use jiff::Timestamp;
 use serde_json::json as object;
@@ -32,6 +34,9 @@ pub(super) fn json_of(response: &Response) -> String {
         Response::RecoveryConfirmed => json(&object!({ "confirmed": true })),
         Response::RecoveryRenewed => json(&object!({ "renewed": true })),
         Response::Enrolled(enrolment) => json(enrolment),
+        Response::Tested(report) => json(report),
+        Response::SignedIn { name } => json(&object!({ "signed_in": name })),
+        Response::SignedOut => json(&object!({ "signed_in": null })),
         Response::Audit(report) => json(report),
         Response::Settings(report) => json(report),
         Response::Applied(report) => json(report),
@@ -65,6 +70,9 @@ pub(super) fn text_of(response: &Response) -> String {
             out
         }
         Response::Enrolled(enrolment) => format!("enrolled: {}\n", enrolled(enrolment)),
+        Response::Tested(report) => tested(report),
+        Response::SignedIn { name } => format!("signed in as {}\n", clean(name)),
+        Response::SignedOut => "signed out\n".to_owned(),
         Response::Audit(report) => audit(report),
         Response::Settings(report) => settings(report),
         Response::Applied(report) => applied(report),
@@ -104,7 +112,8 @@ fn status(report: &StatusReport) -> String {
     let development = if facts.development { " (development keys: not for use)" } else { "" };
     top.add("host", &facts.host);
     top.add("version", format!("{}{development}", facts.version));
-    top.add("state", if report.locked.is_some() { "locked" } else { "open" });
+    let open = if facts.set_up { "open" } else { "not set up: `postern console`, or `postern settings apply FILE`" };
+    top.add("state", if report.locked.is_some() { "locked" } else { open });
     top.add("started", time(facts.started));
     top.add("settings", format!("revision {}", report.settings_revision));
     let listeners: Vec<String> = facts.listeners.iter().map(ToString::to_string).collect();
@@ -270,6 +279,18 @@ fn unlocked(done: &Unlocked) -> String {
         let _ = writeln!(out, "{}", lines(&done.advice));
     }
     out
+}
+
+fn tested(report: &TestReport) -> String {
+    let became = match report.outcome {
+        TestOutcome::Delivered => "was taken by the next hop",
+        TestOutcome::Waiting if report.detail.is_empty() => "is still under way",
+        TestOutcome::Waiting => "was not taken yet; it waits and is tried again",
+        TestOutcome::Held => "is held",
+        TestOutcome::Refused => "was refused for good and is removed",
+    };
+    let colon = if report.detail.is_empty() { "" } else { ": " };
+    format!("test message {} {became}{colon}{}\n", report.id, clean(&report.detail))
 }
 
 /// Six words a line, so that they can be written down in rows.

@@ -4,15 +4,16 @@ use clap::Parser;
 use jiff::Timestamp;
 use ledger::{ChainKey, DatabaseKey, Ledger, LedgerKeys, Record};
 use mail::{
-    Action, Address, BodyType, Client, Destination, Envelope, Finding, MessageId, RecipientVerdict, RuleMatch, Verdict,
+    Action, Address, BodyType, Client, Destination, EnhancedCode, Envelope, Finding, MessageId, Outcome,
+    RecipientOutcome, RecipientVerdict, Reply, RuleMatch, Verdict,
 };
 use operator::{
-    Adopted, Appliance, CloudState, Enrolment, Facts, Fault, KeyFacts, Locked, Opened, Operator, Refusal, Secret,
-    Unlocked,
+    Adopted, Appliance, Closed, CloudState, Enrolment, Facts, Fault, KeyFacts, Locked, Opened, Operator, Refusal,
+    Secret, Unlocked,
     cli::{self, Face, Streams},
 };
-use settings::Settings;
-use spool::{Acceptance, Config, Keys, Planned, Spool, disk::RealDisk};
+use settings::{Roots, Settings};
+use spool::{Acceptance, Config, Keys, Planned, Settlement, Spool, disk::RealDisk};
 use std::{
     path::PathBuf,
     sync::{
@@ -36,6 +37,7 @@ pub struct Machine {
     spool: Spool,
     ledger: Ledger,
     locked: AtomicBool,
+    set_up: AtomicBool,
     shown: AtomicBool,
     confirmed: AtomicBool,
     slow: Mutex<Duration>,
@@ -73,6 +75,8 @@ impl Appliance for Machine {
             host: "postern.example.org".into(),
             version: "0.1.0".into(),
             development: true,
+            set_up: self.set_up.load(Ordering::SeqCst),
+            administrator: !self.settings.lock().unwrap().0.operators.is_empty(),
             started: self.started,
             listeners: vec!["127.0.0.1:25".parse().unwrap()],
             sessions: 3,
@@ -95,9 +99,14 @@ impl Appliance for Machine {
         }
     }
 
-    fn opened(&self) -> Result<Opened, Locked> {
+    fn ledger(&self) -> Result<Ledger, Locked> {
+        self.lock().map_or_else(|| Ok(self.ledger.clone()), Err)
+    }
+
+    fn opened(&self) -> Result<Opened, Closed> {
         match self.lock() {
-            Some(locked) => Err(locked),
+            Some(locked) => Err(locked.into()),
+            None if !self.set_up.load(Ordering::SeqCst) => Err(Closed::NotSetUp),
             None => Ok(Opened { spool: self.spool.clone(), ledger: self.ledger.clone() }),
         }
     }
@@ -146,15 +155,41 @@ impl Appliance for Machine {
 
     async fn admit(&self, settings: &Settings) -> Result<(), Refusal> {
         match &settings.relay.ca {
-            Some(ca) if !ca.exists() => {
+            Some(Roots::File(ca)) if !ca.exists() => {
                 Err(Refusal::new(Fault::Refused, format!("{} can't be read", ca.display()), "put the file there"))
             }
             _ => Ok(()),
         }
     }
 
+    /// A message that the far end answers as the recipient's local part says.
+    async fn accept_test(&self, recipient: Address) -> Result<MessageId, Refusal> {
+        let id = MessageId::generate();
+        let mut staging = self.spool.stage(id).unwrap();
+        staging.write(b"Subject: test\r\n\r\ntest\r\n").unwrap();
+        let staged = staging.finish().unwrap();
+        let envelope = Envelope { recipients: vec![recipient.clone()], ..envelope(id) };
+        let verdict =
+            Verdict { recipients: vec![RecipientVerdict { action: Action::Relay, rule: None }], ..Verdict::default() };
+        let deliveries = vec![Planned { destination: Destination::Smarthost, recipients: vec![0], held: None }];
+        let acceptance = Acceptance { envelope, verdict, prefix: Vec::new(), deliveries, settings_revision: 1 };
+        self.spool.commit(staged, acceptance).await.unwrap();
+        let claim = self.spool.claim_from(Timestamp::now(), |_| true).unwrap();
+        let reply = |code, text: &str| Reply::new(code, EnhancedCode(u8::try_from(code / 100).unwrap(), 0, 0), text);
+        let outcome = match recipient.local() {
+            "taken" => Outcome::Delivered(reply(250, "taken as 1")),
+            "later" => Outcome::Deferred(reply(451, "come back later")),
+            _ => Outcome::Failed(reply(550, "nobody of this name")),
+        };
+        let retry_at = matches!(outcome, Outcome::Deferred(_)).then(|| Timestamp::now() + Duration::from_secs(60));
+        let outcomes = vec![RecipientOutcome { recipient: 0, outcome }];
+        self.spool.settle(claim, Settlement { outcomes, retry_at }).await.unwrap();
+        Ok(id)
+    }
+
     async fn adopt(&self, settings: Settings, revision: u64) -> Result<Adopted, Refusal> {
         let before = std::mem::replace(&mut *self.settings.lock().unwrap(), (Arc::new(settings.clone()), revision)).0;
+        self.set_up.store(true, Ordering::SeqCst);
         let moved = before.intake.listen != settings.intake.listen;
         Ok(Adopted { after_restart: if moved { vec!["intake.listen".into()] } else { vec![] } })
     }
@@ -228,6 +263,7 @@ impl Bench {
             spool,
             ledger,
             locked: AtomicBool::new(false),
+            set_up: AtomicBool::new(true),
             shown: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             slow: Mutex::new(Duration::ZERO),
@@ -259,6 +295,11 @@ impl Bench {
     /// The destinations that were resumed, in order.
     pub fn resumed(&self) -> Vec<String> {
         self.appliance.resumed.lock().unwrap().clone()
+    }
+
+    /// As before the first settings.
+    pub fn forget_settings(&self) {
+        self.appliance.set_up.store(false, Ordering::SeqCst);
     }
 
     pub fn lock(&self) {

@@ -4,8 +4,8 @@ use crate::bench::{Bench, SETTINGS, WORDS, run};
 use operator::protocol::LONGEST_REQUEST;
 use serde_json::Value;
 use std::{
-    fs::{self, Permissions},
-    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream, process::CommandExt},
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
     time::Duration,
 };
 use tokio::{
@@ -81,33 +81,6 @@ async fn settings_of_the_largest_size_fit_into_a_request() {
     let padding = "\"\n".repeat((settings::LONGEST_TEXT - SETTINGS.len() - 2) / 2).replace('"', "#");
     let file = bench.file("large.toml", &format!("{}{padding}", SETTINGS));
     assert!(bench.ask(&["settings", "apply", &file], "").await.good().contains("revision 1"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_user_is_refused_though_the_socket_lets_him_in() {
-    if !nix::unistd::Uid::effective().is_root() {
-        // Only root can become somebody else; the rule itself has a test of its own.
-        return;
-    }
-    let bench = Bench::start();
-    let folder = bench.socket().parent().unwrap().to_owned();
-    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(bench.socket(), Permissions::from_mode(0o666)).unwrap();
-    let script = "$SIG{PIPE} = qq(IGNORE); my $s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s qq({\"version\":1,\"request\":\"status\"}\\n); print <$s>";
-    let socket = bench.socket();
-    let asked = tokio::task::spawn_blocking(move || {
-        std::process::Command::new("perl")
-            .args(["-MIO::Socket::UNIX", "-e", script])
-            .arg(socket)
-            .uid(65_534)
-            .gid(65_534)
-            .output()
-            .unwrap()
-    });
-    let output = asked.await.unwrap();
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    assert_eq!(answer["result"]["Err"]["fault"], "not_allowed", "{answer}");
-    assert!(answer["result"]["Err"]["what"].as_str().unwrap().contains("uid 65534"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,3 +6,4 @@ mod bench;
 mod conversation;
 mod offline;
 mod operating;
+mod sign_in;

@@ -1,0 +1,321 @@
+//! The daemon's states, and the ways between them.
+//!
+//! Job: hold what runs, and move between locked, not set up and open. Place: beside the message's way; [`crate::appliance`]
+//! shows it to operators. Invariants: one transition at a time; a transition that fails leaves the state of before, or a
+//! locked one that says why; the locked state has no spool, no ledger and no STARTTLS; before the first settings there is
+//! a ledger and no spool. A crash leaves what each part says of itself.
+
+use crate::{
+    acceptors,
+    build::{self, Begun, BuildError, Open},
+    listeners::{Listeners, Service},
+    plain::Plain,
+    run::Arguments,
+};
+use jiff::Timestamp;
+use ledger::Ledger;
+use operator::{Closed, Locked};
+use policy::Workers;
+use settings::Settings;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use vault::{Keys, Vault};
+
+/// How often a locked vault asks the TPM again: some faults pass (a slow or busy TPM, a lockout).
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+
+/// The daemon.
+pub struct Daemon {
+    /// How it was started.
+    pub arguments: Arguments,
+    /// The keys' owner.
+    pub vault: Vault,
+    workers: Arc<dyn Workers>,
+    /// When it was started.
+    pub started: Timestamp,
+    now: Mutex<Now>,
+    /// Held through every transition.
+    pub changing: tokio::sync::Mutex<Listeners>,
+}
+
+/// What is at present.
+pub struct Now {
+    /// What there is to work with.
+    pub state: State,
+    /// What answers on the SMTP sockets.
+    pub service: Option<Service>,
+    /// Where.
+    pub listening: Vec<SocketAddr>,
+    /// What a locked appliance knows of itself.
+    pub plain: Option<Plain>,
+}
+
+/// What there is to work with.
+pub enum State {
+    /// Nothing yet, or between two states.
+    Starting,
+    /// No keys, and why.
+    Locked(Locked),
+    /// Keys, and no settings yet.
+    NotSetUp(Begun),
+    /// Everything.
+    Open(Arc<Open>),
+}
+
+impl Daemon {
+    /// The daemon around an opened or locked vault; not serving yet.
+    #[must_use]
+    pub fn new(arguments: Arguments, vault: Vault, workers: Arc<dyn Workers>) -> Self {
+        let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None };
+        Self {
+            arguments,
+            vault,
+            workers,
+            started: Timestamp::now(),
+            now: Mutex::new(now),
+            changing: tokio::sync::Mutex::new(Listeners::from_environment()),
+        }
+    }
+
+    /// What is at present; held for a moment only.
+    pub fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that there is once settings are in force.
+    ///
+    /// # Errors
+    /// Why there is not.
+    pub fn open(&self) -> Result<Arc<Open>, Closed> {
+        match &self.now().state {
+            State::Open(open) => Ok(open.clone()),
+            State::NotSetUp(_) => Err(Closed::NotSetUp),
+            State::Locked(locked) => Err(Closed::Locked(locked.clone())),
+            State::Starting => Err(Closed::Locked(starting())),
+        }
+    }
+
+    /// The ledger, which is there once keys are.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn ledger(&self) -> Result<Ledger, Locked> {
+        match &self.now().state {
+            State::Open(open) => Ok(open.ledger.clone()),
+            State::NotSetUp(begun) => Ok(begun.ledger.clone()),
+            State::Locked(locked) => Err(locked.clone()),
+            State::Starting => Err(starting()),
+        }
+    }
+
+    /// Goes on with keys: opens everything and serves; without settings, waits for the first.
+    ///
+    /// # Errors
+    /// A part can't be made or an address can't be listened on; nothing is served then.
+    pub async fn begin_open(&self, keys: Keys) -> Result<(), BuildError> {
+        let mut listeners = self.changing.lock().await;
+        let (data, first) = (self.arguments.data.clone(), self.arguments.settings.clone());
+        let begun = tokio::task::spawn_blocking(move || build::begin(&data, first.as_deref(), keys)).await;
+        match begun.map_err(|error| BuildError::Part(error.to_string()))?? {
+            (begun, Some((settings, revision))) => self.open_with(&mut listeners, begun, settings, revision).await,
+            (begun, None) => {
+                self.await_settings(&mut listeners, begun).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens everything with these settings, then serves.
+    async fn open_with(
+        &self,
+        listeners: &mut Listeners,
+        begun: Begun,
+        settings: Settings,
+        revision: u64,
+    ) -> Result<(), BuildError> {
+        let (data, workers) = (self.arguments.data.clone(), self.workers.clone());
+        let opened = tokio::task::spawn_blocking(move || begun.open(&data, settings, revision, workers)).await;
+        let open = Arc::new(opened.map_err(|error| BuildError::Part(error.to_string()))??);
+        let settings = open.pipeline.live.parts().settings.clone();
+        let old = match self.serve(listeners, &open, &settings) {
+            Ok(old) => old,
+            Err(error) => {
+                if let Ok(open) = Arc::try_unwrap(open) {
+                    open.close().await;
+                }
+                return Err(error);
+            }
+        };
+        self.now().state = State::Open(open);
+        if let Some(old) = old {
+            old.stop().await;
+        }
+        Ok(())
+    }
+
+    /// Has keys and no settings: operators are answered, mail is not taken on the sockets that were handed over.
+    async fn await_settings(&self, listeners: &mut Listeners, begun: Begun) {
+        log::warn!(event = "not_set_up"; "there are no settings yet; set the appliance up at its console");
+        let listening = listeners.addresses();
+        let service = if listening.is_empty() {
+            None
+        } else {
+            let settings = Plain::unknown().settings();
+            let service = listeners.serve(Arc::new(acceptors::Closed::NotSetUp), &settings, None);
+            service.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok()
+        };
+        let old = {
+            let mut now = self.now();
+            (now.state, now.listening) = (State::NotSetUp(begun), listening);
+            std::mem::replace(&mut now.service, service)
+        };
+        if let Some(old) = old {
+            old.stop().await;
+        }
+    }
+
+    /// Takes the first settings, which are recorded, into force. Nothing happens where others were faster.
+    ///
+    /// # Errors
+    /// A part can't be made; the appliance is locked then, and the next start tries again.
+    pub async fn set_up(&self, settings: Settings, revision: u64) -> Result<(), BuildError> {
+        let mut listeners = self.changing.lock().await;
+        let begun = {
+            let mut now = self.now();
+            match std::mem::replace(&mut now.state, State::Starting) {
+                State::NotSetUp(begun) => begun,
+                other => {
+                    now.state = other;
+                    return Ok(());
+                }
+            }
+        };
+        let opened = self.open_with(&mut listeners, begun, settings, revision).await;
+        if let Err(error) = &opened {
+            self.lock_for(error);
+        }
+        opened
+    }
+
+    /// The keys are there, and yet the appliance can't be opened.
+    pub fn lock_for(&self, error: &BuildError) {
+        let what = error.to_string();
+        let locked = Locked { what, remedy: "mend it and restart the daemon".into(), since: Timestamp::now() };
+        self.now().state = State::Locked(locked);
+    }
+
+    /// Goes on without keys: greets and answers 451, as far as the plain area says where.
+    pub async fn begin_locked(&self, fault: &vault::Fault) {
+        let mut listeners = self.changing.lock().await;
+        log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
+        let locked = Locked::of(fault, Timestamp::now());
+        let plain = match Plain::load(&self.arguments.data) {
+            Ok(plain) => plain,
+            Err(error) => {
+                log::error!(error:%; "no listener can be opened");
+                None
+            }
+        };
+        let service = match &plain {
+            None => None,
+            // Whatever keeps SMTP from being answered must not keep operators from unlocking.
+            Some(plain) => {
+                let bound = listeners.bind(&plain.listen).map_err(|error| error.to_string());
+                let served = bound.and_then(|()| {
+                    let service = listeners.serve(Arc::new(acceptors::Closed::Locked), &plain.settings(), None);
+                    service.map_err(|error| error.to_string())
+                });
+                served.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok()
+            }
+        };
+        let listening = listeners.addresses();
+        let old = {
+            let mut now = self.now();
+            (now.state, now.plain, now.listening) = (State::Locked(locked), plain, listening);
+            std::mem::replace(&mut now.service, service)
+        };
+        if let Some(old) = old {
+            old.stop().await;
+        }
+    }
+
+    /// Binds, then puts a service of these settings in the place of the one before, which the caller stops.
+    ///
+    /// # Errors
+    /// A certificate can't be read, or an address can't be listened on; what runs goes on.
+    pub fn serve(
+        &self,
+        listeners: &mut Listeners,
+        open: &Open,
+        settings: &Settings,
+    ) -> Result<Option<Service>, BuildError> {
+        let part = |error: &dyn std::fmt::Display| BuildError::Part(error.to_string());
+        let tls = match &settings.intake.tls {
+            Some(files) => intake::tls_config(files),
+            None => intake::certificate(&self.arguments.data, &settings.host.name),
+        };
+        let tls = tls.map_err(|error| part(&error))?;
+        listeners.bind(&settings.intake.listen).map_err(|error| part(&error))?;
+        let acceptor = Arc::new(acceptors::Open(open.pipeline.clone()));
+        let service = listeners.serve(acceptor, settings, Some(tls)).map_err(|error| part(&error))?;
+        let mut now = self.now();
+        now.listening = listeners.addresses();
+        Ok(now.service.replace(service))
+    }
+
+    /// Asks the TPM again while the vault is locked, for faults that pass; ends when it is open.
+    pub async fn ask_again(self: Arc<Self>) {
+        while matches!(self.now().state, State::Locked(_)) {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let vault = self.vault.clone();
+            let opened = tokio::task::spawn_blocking(move || vault.retry()).await;
+            match opened {
+                Ok(Some(vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys))) => {
+                    log::info!("the TPM has released the keys");
+                    if let Err(error) = self.begin_open(keys).await {
+                        log::error!(error:%; "the keys are there, but the appliance can't be opened; restart it");
+                        self.lock_for(&error);
+                    }
+                    return;
+                }
+                Ok(Some(vault::Opened::Locked(fault))) => {
+                    let mut now = self.now();
+                    if let State::Locked(locked) = &mut now.state {
+                        *locked = Locked::of(&fault, locked.since);
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => log::error!(error:%; "asking the TPM ended badly"),
+            }
+        }
+    }
+
+    /// Stops in the reverse order of the start.
+    pub async fn close(&self) {
+        let _listeners = self.changing.lock().await;
+        let (service, state) = {
+            let mut now = self.now();
+            (now.service.take(), std::mem::replace(&mut now.state, State::Starting))
+        };
+        if let Some(service) = service {
+            service.stop().await;
+        }
+        // Sessions and deliveries have ended; what an operator's request still holds keeps the spool open a moment.
+        let State::Open(mut open) = state else { return };
+        for _ in 0..100 {
+            match Arc::try_unwrap(open) {
+                Ok(open) => return open.close().await,
+                Err(held) => open = held,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        log::warn!("a request is still under way; the spool is closed by the end of the process");
+    }
+}
+
+fn starting() -> Locked {
+    Locked { what: "the daemon is starting".into(), remedy: "try again in a moment".into(), since: Timestamp::now() }
+}
