@@ -5,6 +5,10 @@
 //! data` behind the mount and before the daemon; the rest is asked for by the daemon. Invariants: a partition that does
 //! not open is never written to; a boot that the TPM would not have opened is not sealed to. A crash leaves the key slots
 //! of before or of after: the tool writes the new one before it wipes an old one.
+//!
+//! The TPM opens the partition only until the phase "sysinit" is measured, so that no later program can use it for that.
+//! What enrols a slot afterwards needs a passphrase: a random one, made while the TPM still answers, stands on the
+//! partition itself, where only who has its content already can read it.
 
 use super::{
     HelperError,
@@ -19,11 +23,12 @@ use nix::{
 };
 use std::{
     fs,
-    io::Read,
-    os::unix::fs::{PermissionsExt, chown},
+    io::{Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     path::Path,
     time::Duration,
 };
+use zeroize::Zeroizing;
 
 /// The encrypted partition.
 pub const PARTITION: &str = "/dev/disk/by-partlabel/data";
@@ -31,6 +36,12 @@ const MAPPED: &str = "/dev/mapper/data";
 const FOLDER: &str = "/data";
 /// There while `/data` is a tmpfs; holds why.
 const LOCKED: &str = "/run/postern/data-locked";
+/// The passphrase for enrolling others, on the partition itself.
+const OWN_SLOT: &str = "/data/.keyslot";
+/// By which systemd's tools test whether a slot would open.
+const SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
+/// More than any such passphrase has.
+const LONGEST_SLOT: u64 = 256;
 /// What cryptsetup(8) ends with where no key slot opens by a passphrase.
 const WRONG_PASSPHRASE: i32 = 2;
 /// Deriving a key from a passphrase takes seconds by intent, and more on a slow box; the TPM's part takes seconds too.
@@ -47,6 +58,11 @@ pub fn data(place: &Place) {
     }
     if let Err(error) = folders(place) {
         log::error!(error:%; "the data folder can't be used");
+    }
+    if reason.is_none()
+        && let Err(error) = own_slot(None, place)
+    {
+        log::error!(error:%; "no recovery key can be enrolled for the data partition");
     }
 }
 
@@ -73,6 +89,9 @@ pub fn unlock(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError>
     }
     mount_data(place)?;
     folders(place)?;
+    if let Err(error) = own_slot(Some(passphrase), place) {
+        log::error!(error:%; "no recovery key can be enrolled for the data partition");
+    }
     match fs::remove_file(place.at(LOCKED)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(HelperError::failed(format!("{LOCKED} can't be removed: {error}"), "restart the box"))
@@ -93,30 +112,67 @@ pub fn seal(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
             ));
         }
     }
-    let partition = place.at(PARTITION);
-    let (key, signature) =
-        (place.at("/usr/share/postern/policy-public.pem"), place.at("/run/systemd/tpm2-pcr-signature.json"));
-    let key = format!("--tpm2-public-key={}", key.display());
-    let signature = format!("--tpm2-signature={}", signature.display());
-    let arguments = [
-        "--wipe-slot=tpm2",
-        "--tpm2-device=auto",
-        &key,
-        "--tpm2-public-key-pcrs=11",
-        "--tpm2-pcrs=7+12",
-        &signature,
-        &partition.to_string_lossy(),
-    ];
-    let program = Program::new("systemd-cryptenroll", &arguments).variable("PASSWORD", passphrase.expose());
-    program.within(SLOW).succeed(place).map(drop)
+    // The tool would test the new slot by the signature, which is for a moment that is over: without it, it does not.
+    let (signature, aside) = (place.at(SIGNATURE), place.at(SIGNATURE).with_extension("aside"));
+    let moved = fs::rename(&signature, &aside).is_ok();
+    let key = format!("--tpm2-public-key={}", place.at("/usr/share/postern/policy-public.pem").display());
+    let arguments = ["--wipe-slot=tpm2", "--tpm2-device=auto", &key, "--tpm2-public-key-pcrs=11", "--tpm2-pcrs=7+12"];
+    let sealed = enroll(&arguments, &[("PASSWORD", passphrase.expose())], place);
+    if moved && let Err(error) = fs::rename(&aside, &signature) {
+        log::warn!(error:%; "the signature is back only after the next start");
+    }
+    sealed.map(drop)
 }
 
 /// Lets the passphrase open the partition, and no earlier one.
 pub fn enrol_recovery(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
+    let mut own = Zeroizing::new(String::new());
+    let read = fs::File::open(place.at(OWN_SLOT)).and_then(|file| file.take(LONGEST_SLOT).read_to_string(&mut own));
+    read.map_err(|error| {
+        HelperError::failed(
+            format!("the data partition's own passphrase can't be read: {error}"),
+            "restart the box, which makes it anew, then confirm the recovery key again",
+        )
+    })?;
+    let arguments = ["--password", "--wipe-slot=password"];
+    let secrets = [("PASSWORD", own.trim_end()), ("NEWPASSWORD", passphrase.expose())];
+    enroll(&arguments, &secrets, place).map(drop)
+}
+
+/// Makes the random passphrase where there is none yet: by the TPM early in the boot, else by `passphrase`.
+fn own_slot(passphrase: Option<&Passphrase>, place: &Place) -> Result<(), HelperError> {
+    let path = place.at(OWN_SLOT);
+    if path.exists() {
+        return Ok(());
+    }
+    let made = Zeroizing::new(match passphrase {
+        Some(passphrase) => {
+            enroll(&["--recovery-key", "--wipe-slot=recovery"], &[("PASSWORD", passphrase.expose())], place)?
+        }
+        None => enroll(&["--recovery-key", "--wipe-slot=recovery", "--unlock-tpm2-device=auto"], &[], place)?,
+    });
+    let write = || {
+        let new = path.with_extension("new");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(made.trim().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        fs::File::open(place.at(FOLDER))?.sync_all()
+    };
+    write().map_err(|error| {
+        HelperError::failed(format!("{OWN_SLOT} can't be written: {error}"), "check the data disk and its free space")
+    })
+}
+
+/// systemd-cryptenroll(1) on the partition; gives what it prints, which is a new passphrase or nothing.
+fn enroll(arguments: &[&str], secrets: &[(&'static str, &str)], place: &Place) -> Result<String, HelperError> {
     let partition = place.at(PARTITION);
-    let arguments = ["--unlock-tpm2-device=auto", "--password", "--wipe-slot=password", &partition.to_string_lossy()];
-    let program = Program::new("systemd-cryptenroll", &arguments).variable("NEWPASSWORD", passphrase.expose());
-    program.within(SLOW).succeed(place).map(drop)
+    let partition = partition.to_string_lossy();
+    let arguments: Vec<&str> = arguments.iter().copied().chain([&*partition]).collect();
+    let program = secrets.iter().fold(Program::new("systemd-cryptenroll", &arguments), |program, (name, secret)| {
+        program.variable(name, secret)
+    });
+    program.within(SLOW).succeed(place)
 }
 
 fn refused(what: &str, remedy: &str) -> HelperError {
@@ -152,7 +208,7 @@ fn why_locked(place: &Place) -> Option<String> {
         "the data partition is damaged: it has no key slots any more; replace the disk, or make the box as new by a \
          factory reset"
             .to_owned()
-    } else if !place.at("/run/systemd/tpm2-pcr-signature.json").exists() {
+    } else if !place.at(SIGNATURE).exists() {
         "this image has no signatures for the TPM; start the other slot, or enter the recovery key".to_owned()
     } else if pcr(12, place).is_some_and(|pcr| !is_zero(&pcr)) {
         "PCR 12 is not zero: the kernel command line was changed; start without the added command line, or enter the \

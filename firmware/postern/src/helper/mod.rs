@@ -25,7 +25,10 @@ pub use place::Place;
 pub use protocol::{ErrorKind, HelperError};
 
 use crate::journal;
-use nix::unistd::User;
+use nix::{
+    sys::stat::{Mode, umask},
+    unistd::User,
+};
 use std::{
     io,
     os::unix::net::UnixListener,
@@ -69,6 +72,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let place = Place::new(&arguments.root);
+    // What is rendered is for services of other users to read; secrets are given their mode where they are written.
+    umask(Mode::from_bits_truncate(0o022));
     match arguments.task {
         Task::Prepare => prepare::prepare(&place),
         Task::Data => data::data(&place),

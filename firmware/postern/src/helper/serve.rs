@@ -109,6 +109,9 @@ fn converse(stream: &UnixStream, place: &Place, own: u32) -> io::Result<()> {
     }
     let mut line = Zeroizing::new(Vec::with_capacity(LONGEST_REQUEST + 1));
     BufReader::new(stream.take(LONGEST_REQUEST as u64 + 1)).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(());
+    }
     let call = match read_call(&line) {
         Ok(call) => call,
         Err(refusal) => {
