@@ -40,15 +40,7 @@ if [ "$release" = 1 ]; then
     [ -z "$(git status --porcelain)" ] ||
         fail "the checkout has changes that no commit names" "commit or remove them: a release is built from a commit"
     [ -n "${KEYS-}" ] || fail "a release needs keys" "KEYS= the folder that keys/README.md describes"
-    [ ! -e "$keys/DEVELOPMENT" ] || fail "$keys holds development keys" "a release is signed with the keys on the token"
-    for name in PK KEK db rauc-ca rauc cloud-ca; do
-        [ -s "$keys/$name.crt" ] || fail "$keys has no $name.crt" "a release needs every key: keys/README.md"
-    done
-    for name in db policy rauc; do
-        [ -s "$keys/$name.key" ] || [ -s "$keys/$name.uri" ] ||
-            fail "$keys has neither $name.key nor $name.uri" "a release needs every key: keys/README.md"
-    done
-    [ -s "$keys/policy.pub" ] || fail "$keys has no policy.pub" "a release needs every key: keys/README.md"
+    keys/check.sh "$keys" --release || fail "$keys is not what a release is signed with" "mend what is said above"
 else
     kind=development
     [ -n "${KEYS-}" ] || keys/make.sh "$keys"
@@ -80,6 +72,14 @@ POSTERN_IMAGE_RELEASE=$release
 # One date for packages and image: Buildroot would ask git, and get that of whatever checkout the cache may lie in.
 # shellcheck source=/dev/null
 SOURCE_DATE_EPOCH=$(. buildroot/version && echo "$EPOCH")
+if [ "$kind" = development ]; then
+    POSTERN_IMAGE_BUSYBOX=$(command -v busybox) || true
+    if [ -z "$POSTERN_IMAGE_BUSYBOX" ] || ldd "$POSTERN_IMAGE_BUSYBOX" >/dev/null 2>&1; then
+        fail "a static busybox is missing, with which the boot tests look into a development image" \
+            "install the package busybox-static"
+    fi
+    export POSTERN_IMAGE_BUSYBOX
+fi
 export POSTERN_IMAGE_TOOL POSTERN_IMAGE_VERSION POSTERN_IMAGE_KEYS POSTERN_IMAGE_CRATES POSTERN_IMAGE_RELEASE
 export SOURCE_DATE_EPOCH BR2_DL_DIR=$downloads
 
@@ -91,7 +91,7 @@ if [ "$kind" = development ]; then
 fi
 buildroot/check-config.sh "buildroot/configs/$defconfig" "$out/.config"
 
-# A root that was finished once holds what finish.sh made of the last version: these two steps are always taken anew.
+# The checkout is the package's source, and make does not see that it changed.
 rm -rf "$out"/build/postern-*
 "${build[@]}"
 

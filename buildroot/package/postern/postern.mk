@@ -62,6 +62,12 @@ define POSTERN_USE_VENDORED_CRATES
 endef
 POSTERN_POST_RSYNC_HOOKS += POSTERN_USE_VENDORED_CRATES
 
+# systemd's package switches this back on after the fragments were merged;
+# board/kernel/fragments/hardening.config says why it is off.
+define POSTERN_LINUX_CONFIG_FIXUPS
+	$(call KCONFIG_DISABLE_OPT,CONFIG_DMI_SYSFS)
+endef
+
 ifeq ($(BR2_PACKAGE_POSTERN_DEVELOPMENT_AGENT),y)
 define POSTERN_INSTALL_DEVELOPMENT_AGENT
 	cd $(@D)/tests/boot/agent && \
