@@ -3,7 +3,7 @@
 FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab -p boot -p boot-agent -p image
 CLOUD := -p wire -p postern-cloud
 
-.PHONY: run demo test check bench fuzz setup build fmt deny
+.PHONY: run demo test check bench fuzz keys setup build fmt deny
 
 ## the lab in the foreground: software TPM, appliance, cloud service, mail sink; Ctrl-C stops it
 run: setup build
@@ -34,6 +34,10 @@ bench: setup
 ## a minute of each fuzz target (nightly Rust)
 fuzz: setup
 	tests/fuzz/run.sh
+
+## development keys of every purpose, in keys/development; what is there is kept
+keys: setup
+	keys/make.sh
 
 # Firmware and cloud are built apart: one binary must not link the other's SQLite.
 build:

@@ -17,6 +17,7 @@ needed=(
     genimage:genimage /usr/sbin/sfdisk:fdisk rauc:rauc
     sbverify:sbsigntool cert-to-efi-sig-list:efitools /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
     /usr/lib/systemd/systemd-measure:systemd /usr/lib/python3.11/ensurepip/__init__.py:python3-venv
+    softhsm2-util:softhsm2 /usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so:libengine-pkcs11-openssl
 )
 
 missing=()

@@ -24,15 +24,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Make root.img, boot-{a,b}.vfat, disk.img, update.raucb and image.json
-    Assemble(Assemble),
-    /// Print /usr/share/postern/image.json for a root file system that is to be assembled with the same options
-    Describe {
-        #[command(flatten)]
-        identity: Said,
-        /// Folder of keys: a development image says so
-        #[arg(long)]
-        keys: PathBuf,
-    },
+    Assemble(Box<Assemble>),
     /// Print what PCR 11 will hold after a boot of this kernel image, for each phase
     Predict {
         /// UKI
@@ -62,21 +54,6 @@ struct Assemble {
     /// Folder of keys (keys/README.md)
     #[arg(long)]
     keys: PathBuf,
-    #[command(flatten)]
-    identity: Said,
-    /// Lowest security generation for which the policy is signed
-    #[arg(long, default_value_t = 1)]
-    generation_floor: u32,
-    /// Further kernel arguments, for tests
-    #[arg(long, default_value = "", allow_hyphen_values = true)]
-    extra_cmdline: String,
-    /// Folder for the files
-    #[arg(long)]
-    out: PathBuf,
-}
-
-#[derive(Args)]
-struct Said {
     /// Version of the image
     #[arg(long)]
     version: String,
@@ -89,13 +66,15 @@ struct Said {
     /// rack-x86 or qemu-x86
     #[arg(long)]
     board: String,
-}
-
-impl Said {
-    fn identity(self, development: bool) -> Identity {
-        let Self { version, generation, floor, board } = self;
-        Identity { version, generation, floor, development, board }
-    }
+    /// Lowest security generation for which the policy is signed
+    #[arg(long, default_value_t = 1)]
+    generation_floor: u32,
+    /// Further kernel arguments, for tests
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    extra_cmdline: String,
+    /// Folder for the files
+    #[arg(long)]
+    out: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -111,17 +90,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), ImageError> {
     match command {
         Command::Assemble(options) => {
-            let Assemble { rootfs, kernel, stub, microcode, keys, identity, generation_floor, extra_cmdline, out } =
-                options;
+            let Assemble { rootfs, kernel, stub, microcode, keys, version, generation, floor, board, .. } = *options;
+            let Assemble { generation_floor, extra_cmdline, out, .. } = *options;
             let keys = Keys::open(&keys)?;
-            let identity = identity.identity(keys.development());
-            let order = Order { rootfs, kernel, stub, microcode, keys, identity, generation_floor, extra_cmdline, out };
-            assemble(&order)
-        }
-        Command::Describe { identity, keys } => {
-            let identity = identity.identity(Keys::open(&keys)?.development());
-            println!("{}", serde_json::to_string(&identity).unwrap_or_default());
-            Ok(())
+            let identity = Identity { version, generation, floor, development: keys.development(), board };
+            assemble(&Order { rootfs, kernel, stub, microcode, keys, identity, generation_floor, extra_cmdline, out })
         }
         Command::Predict { uki } => {
             let stub = measure::sections(&uki::read_pe(&uki)?);
