@@ -3,7 +3,7 @@
 FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab -p boot -p boot-agent -p image
 CLOUD := -p wire -p postern-cloud
 
-.PHONY: run demo test check bench fuzz keys setup build fmt deny
+.PHONY: run demo test check bench fuzz keys setup build fmt deny image image-check sbom
 
 ## the lab in the foreground: software TPM, appliance, cloud service, mail sink; Ctrl-C stops it
 run: setup build
@@ -38,6 +38,18 @@ fuzz: setup
 ## development keys of every purpose, in keys/development; what is there is kept
 keys: setup
 	keys/make.sh
+
+## the appliance's image by Buildroot, in target/image/BOARD: BOARD=qemu-x86|rack-x86, BUILDROOT_DIR=, KEYS=, RELEASE=1
+image:
+	buildroot/image.sh
+
+## what can be said about the image in minutes; BUILDROOT_DIR= for all of it
+image-check:
+	buildroot/image-check.sh
+
+## the image's bill of materials (CycloneDX); BOARD=, BUILDROOT_DIR= as for image
+sbom:
+	buildroot/sbom.sh
 
 # Firmware and cloud are built apart: one binary must not link the other's SQLite.
 build:
