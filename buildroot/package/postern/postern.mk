@@ -25,7 +25,9 @@ POSTERN_DEPENDENCIES = host-pkgconf openssl tpm2-tss
 POSTERN_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
 	--exclude=/target \
 	--exclude=/.lab \
-	--exclude=/keys
+	--exclude=/keys \
+	--exclude=/tests/fuzz/target \
+	--exclude=/tests/fuzz/corpus
 
 # Buildroot sets the profile through the environment, and with it takes back
 # what the workspace's own release profile says: set back here. Arithmetic that
@@ -46,6 +48,7 @@ POSTERN_CARGO_ENV += \
 
 # No path of the build machine in the binary: two builds of one commit are equal.
 POSTERN_CARGO_ENV += \
+	CFLAGS_x86_64_unknown_linux_gnu="$(TARGET_CFLAGS) -ffile-prefix-map=$(POSTERN_IMAGE_CRATES)=/crates" \
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--remap-path-prefix=$(@D)=/postern --remap-path-prefix=$(POSTERN_IMAGE_CRATES)=/crates"
 
 define POSTERN_USE_VENDORED_CRATES
