@@ -5,7 +5,11 @@
 //! a delivery is settled with what the far end said, or claimed again; confidential groups go to the cloud client and
 //! nowhere else. A crash leaves what `firmware/README.md` says at each arrow.
 
-use crate::{judging::Judging, live::Live};
+use crate::{
+    health::probe::{self, Probes},
+    judging::Judging,
+    live::Live,
+};
 use delivery::Settled;
 use jiff::Timestamp;
 use mail::{Action, Destination, EnhancedCode, Envelope, MessageId, Outcome, RecipientOutcome, Reply, Verdict};
@@ -39,6 +43,8 @@ pub struct Pipeline {
     pub judging: Judging,
     /// Counters.
     pub counters: Counters,
+    /// Messages of a health check, which are no mail.
+    pub probes: Probes,
 }
 
 /// Stage → judge → commit. The receipt comes after the bytes are on stable storage.
@@ -47,14 +53,17 @@ pub struct Pipeline {
 /// The reply instead of the 250.
 pub async fn accept(pipeline: &Pipeline, staging: Staging, envelope: Envelope) -> Result<(Receipt, MessageId), Reply> {
     let id = envelope.id;
-    let parts = pipeline.live.parts();
+    let probe = pipeline.probes.of(&envelope);
+    let parts = probe.as_ref().map_or_else(|| pipeline.live.parts(), |(run, _)| run.parts.clone());
     // A large body has a file, which is synced here: other sessions of this thread go on elsewhere meanwhile.
     let spilled = staging.len() > IN_MEMORY;
     let finish = || staging.finish();
     let staged = if spilled { tokio::task::block_in_place(finish) } else { finish() };
     let staged = Arc::new(staged.map_err(|error| refused(id, "stage", &error, error.reply()))?);
     let verdict = pipeline.judging.judge(&parts, &envelope, &staged).await;
-    log_verdict(id, &verdict);
+    if probe.is_none() {
+        log_verdict(id, &verdict);
+    }
     if verdict.strongest() == Action::Reject {
         pipeline.counters.refused.fetch_add(1, Ordering::Relaxed);
         let text = verdict.reject_text.unwrap_or_else(|| "Message refused by policy".to_owned());
@@ -62,7 +71,10 @@ pub async fn accept(pipeline: &Pipeline, staging: Staging, envelope: Envelope) -
     }
     let acceptance = Acceptance {
         prefix: prefix(&envelope, &verdict, &parts.settings.host.name),
-        deliveries: parts.routes.plan(&envelope, &verdict).into_iter().map(planned).collect(),
+        deliveries: match &probe {
+            Some((run, kind)) => run.plan(*kind, &envelope, &verdict),
+            None => parts.routes.plan(&envelope, &verdict).into_iter().map(planned).collect(),
+        },
         settings_revision: parts.revision,
         envelope,
         verdict,
@@ -75,13 +87,18 @@ pub async fn accept(pipeline: &Pipeline, staging: Staging, envelope: Envelope) -
         .commit(staged, acceptance)
         .await
         .map_err(|error| refused(id, "commit", &error, error.reply()))?;
-    pipeline.counters.accepted.fetch_add(1, Ordering::Relaxed);
-    log::info!(event = "accepted", id:%, size, sender:%, recipients; "accepted");
+    if probe.is_none() {
+        pipeline.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        log::info!(event = "accepted", id:%, size, sender:%, recipients; "accepted");
+    }
     Ok((receipt, id))
 }
 
 /// Claim → relay | cloud → settle.
 pub async fn deliver(pipeline: &Pipeline, claim: Claim) {
+    if claim.destination().is_probe() {
+        return probe::deliver(pipeline, claim).await;
+    }
     let (id, group) = (claim.message(), claim.delivery());
     let parts = pipeline.live.parts();
     let acceptance = claim.acceptance().clone();

@@ -8,7 +8,7 @@ use super::{
     place::Place,
     power,
     protocol::{HelperError, Request, Response},
-    reset,
+    reset, update,
 };
 use crate::plain::{self, Plain};
 
@@ -27,6 +27,11 @@ pub fn carry_out(request: Request, place: &Place) -> Result<Response, HelperErro
         Request::UnlockData { passphrase } => data::unlock(&passphrase, place),
         Request::SealData { passphrase } => data::seal(&passphrase, place),
         Request::EnrolDataRecovery { passphrase } => data::enrol_recovery(&passphrase, place),
+        Request::InstallBundle { source, reboot } => update::install(&source, reboot, place),
+        Request::UpdateStatus => return update::status(place).map(Response::Update),
+        Request::MarkGood => update::mark_good(place),
+        Request::GiveUpTrial { words } => update::give_up(&words, place),
+        Request::AcknowledgeUpdate => update::acknowledge(place),
     };
     done.map(|()| Response::Done)
 }

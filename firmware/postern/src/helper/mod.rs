@@ -10,6 +10,7 @@
 //! ```
 
 mod boot_entries;
+mod client;
 mod data;
 mod dispatch;
 mod network;
@@ -20,9 +21,11 @@ mod program;
 mod protocol;
 mod reset;
 mod serve;
+pub mod update;
 
+pub use client::Client;
 pub use place::Place;
-pub use protocol::{ErrorKind, HelperError};
+pub use protocol::{ErrorKind, HelperError, Passphrase, Request, Response};
 
 use crate::journal;
 use nix::{
@@ -71,12 +74,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
         log::error!(error:%; "core dumps can't be forbidden; they could hold a passphrase, so nothing is started");
         return ExitCode::FAILURE;
     }
-    let place = Place::new(&arguments.root);
     // What is rendered is for services of other users to read; secrets are given their mode where they are written.
     umask(Mode::from_bits_truncate(0o022));
+    let place = Place::new(&arguments.root);
     match arguments.task {
         Task::Prepare => prepare::prepare(&place),
-        Task::Data => data::data(&place),
+        Task::Data => {
+            data::data(&place);
+            update::at_boot(&place);
+        }
         Task::Serve { user } => {
             if let Err(error) = socket(&place).and_then(|listener| serve::serve(&listener, &place, uid_of(&user)?)) {
                 log::error!(error:%; "the helper ends");

@@ -7,6 +7,7 @@
 
 use jiff::Timestamp;
 use mail::Domain;
+use operator::update::UpdateReport;
 use serde::{Deserialize, Serialize};
 use settings::Addressing;
 use std::{fmt, net::SocketAddr};
@@ -75,6 +76,24 @@ pub enum Request {
         /// From the recovery key.
         passphrase: Passphrase,
     },
+    /// Install a bundle into the slot that does not run.
+    InstallBundle {
+        /// Its absolute path, in one of the folders for bundles.
+        source: String,
+        /// Whether to begin the restart that tries it.
+        reboot: bool,
+    },
+    /// Slots, and what became of the last update.
+    UpdateStatus,
+    /// Keep the image that runs: its health check has passed.
+    MarkGood,
+    /// Start the image before this one again, which has not shown that it works.
+    GiveUpTrial {
+        /// Why; told after the fallback.
+        words: String,
+    },
+    /// An operator has taken note of why the last update did not stay.
+    AcknowledgeUpdate,
 }
 
 impl Request {
@@ -92,6 +111,11 @@ impl Request {
             Self::UnlockData { .. } => "unlock_data",
             Self::SealData { .. } => "seal_data",
             Self::EnrolDataRecovery { .. } => "enrol_data_recovery",
+            Self::InstallBundle { .. } => "install_bundle",
+            Self::UpdateStatus => "update_status",
+            Self::MarkGood => "mark_good",
+            Self::GiveUpTrial { .. } => "give_up_trial",
+            Self::AcknowledgeUpdate => "acknowledge_update",
         }
     }
 }
@@ -113,6 +137,8 @@ pub enum Response {
     Done,
     /// To [`Request::ReadPlain`]; `None` where nothing was stored yet.
     Plain(Option<crate::plain::Plain>),
+    /// To [`Request::UpdateStatus`].
+    Update(UpdateReport),
 }
 
 /// Which kind of error; code decides by this and never by text.

@@ -1,0 +1,118 @@
+//! Updates of the image, and what became of them.
+//!
+//! Job: the words for slots, an update's state and a fallback's reason; the form of `update.json`. Place: between root's
+//! helper, which installs and keeps the record, and operators. Invariants: the version before must be able to read what
+//! this one writes, since it is the one that runs after a fallback: fields are only ever added, with a default; a state
+//! that a version does not know reads as [`UpdateState::Unknown`], about which nothing is done. A crash leaves nothing
+//! behind: these are values.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Slots and the last update.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateReport {
+    /// Both slots, `a` first.
+    pub slots: Vec<SlotReport>,
+    /// The last update; `None` where there was none.
+    pub update: Option<Update>,
+    /// What the installation under way does; `None`: there is none.
+    pub progress: Option<String>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// `a` or `b`.
+    pub name: String,
+    /// Version of the image in it, where it is known.
+    pub version: Option<String>,
+    /// Whether it runs.
+    pub running: bool,
+    /// Whether it has shown that it works: the firmware may start it by itself.
+    pub good: bool,
+    /// Whether the firmware starts it next.
+    pub next: bool,
+}
+
+/// An update from one slot to the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// How far it is.
+    pub state: UpdateState,
+    /// The slot that ran when it was begun.
+    pub from: OnSlot,
+    /// The slot that it was written to.
+    pub to: OnSlot,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// The kernel's boot ID at that time.
+    pub boot: String,
+    /// Why it failed or fell back.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// Whether an operator has taken note of the reason.
+    #[serde(default)]
+    pub acknowledged: bool,
+}
+
+/// A version on a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnSlot {
+    /// `a` or `b`.
+    pub slot: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// How far an update is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateState {
+    /// The other slot is being written.
+    Installing,
+    /// It is written; the next start tries it.
+    Installed,
+    /// The new image runs and must show that it works.
+    Trial,
+    /// The new image works and stays.
+    Done,
+    /// The installation failed; the old image never stopped.
+    Failed,
+    /// The new image was tried, and the old one runs again.
+    FellBack,
+    /// A state of another version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why an update did not stay, in two halves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What happened.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Update {
+    /// The reason that operators must look at, until they have.
+    #[must_use]
+    pub fn alarm(&self) -> Option<&Reason> {
+        let raised = matches!(self.state, UpdateState::Failed | UpdateState::FellBack) && !self.acknowledged;
+        self.reason.as_ref().filter(|_| raised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_version_is_read() {
+        let text = r#"{"state":"rehearsal","from":{"slot":"a","version":"0.1.0","x":1},
+            "to":{"slot":"b","version":"9.0.0"},"since":"2026-11-21T10:00:00Z","boot":"0","more":[]}"#;
+        let update: Update = serde_json::from_str(text).unwrap();
+        assert_eq!((update.state, update.acknowledged, update.reason), (UpdateState::Unknown, false, None));
+    }
+}

@@ -1,0 +1,307 @@
+//! Updates of the image, as root.
+//!
+//! Job: install a bundle into the slot that does not run, know whether the image that runs is on trial, mark it good or
+//! give it up. Place: the requests come from the daemon (`serve`); [`at_boot`] runs in `postern helper data`, before the
+//! daemon. Invariants: the running slot is never written; RAUC checks signature and kind, and the floor is checked here
+//! too; the record says what is about to happen before it happens; a slot is marked good only on request of a health
+//! check that passed. A crash or a power cut at any point leaves the record, from which the next start concludes
+//! ([`trial`]).
+//!
+//! ```text
+//! InstallBundle ─▶ record "installing" ─▶ rauc install (BootNext = the other slot) ─▶ record "installed" ─▶ reboot
+//! at_boot ─▶ record "trial" ─▶ postern-trial.service ─▶ healthy: MarkGood ─▶ record "done"
+//!                                                    └▶ not: GiveUpTrial ─▶ last words ─▶ reboot, the old slot runs
+//! ```
+
+mod boot_order;
+mod rauc;
+pub mod record;
+pub mod trial;
+mod version;
+mod words;
+
+use super::{HelperError, Place, power, protocol::ErrorKind};
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use operator::update::{OnSlot, Reason, Update, UpdateReport, UpdateState};
+use serde::Deserialize;
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use trial::Boot;
+use version::Version;
+
+/// Where bundles may lie: put there by root, or fetched by the daemon into a folder of its own.
+const SOURCES: [&str; 2] = ["/data/update", "/data/postern/update"];
+/// What the image says of itself; part of the verified root.
+const IMAGE: &str = "/usr/share/postern/image.json";
+/// Which slot runs, from `prepare`.
+const SLOT: &str = "/run/postern/slot";
+/// There while the image that runs has shown that it works; `postern-trial.service` runs where it is not.
+const GOOD: &str = "/run/postern/good";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// One installation at a time.
+const LOCK: &str = "/run/postern/update.lock";
+/// What RAUC's configuration calls this kind of box.
+const COMPATIBLE: &str = "postern-x86";
+
+/// `image.json`, as far as updates need it.
+#[derive(Debug, Deserialize)]
+struct Image {
+    version: String,
+    floor: String,
+}
+
+/// Installs the bundle at `source`, an absolute path; `reboot`: and begins the restart that tries it.
+///
+/// # Errors
+/// Why not, in two halves; the image that runs was not touched.
+pub fn install(source: &str, reboot: bool, place: &Place) -> Result<(), HelperError> {
+    let _one = one_at_a_time(place)?;
+    let path = source_file(source, place)?;
+    let (slot, image) = (running_slot(place)?, image(place)?);
+    if record::load(place).is_some_and(|update| update.state == UpdateState::Trial && update.to.slot == slot) {
+        return Err(refused(
+            "the image that runs is still on trial; the other slot is what the box falls back to",
+            "wait until the trial has ended; `postern update status` says so",
+        ));
+    }
+    let bundle = rauc::look(&path, place)?;
+    let version = admit(&bundle, &image)?;
+    let other = if slot == "a" { "b" } else { "a" };
+    let update = Update {
+        state: UpdateState::Installing,
+        from: OnSlot { slot, version: image.version },
+        to: OnSlot { slot: other.to_owned(), version },
+        since: Timestamp::now(),
+        boot: boot_id(place),
+        reason: None,
+        acknowledged: false,
+    };
+    record::store(&update, place)?;
+    let ended = |state, reason| Update { state, reason, since: Timestamp::now(), ..update.clone() };
+    if let Err(error) = rauc::install(&path, place) {
+        let reason = Reason { what: error.what.clone(), remedy: error.remedy.clone() };
+        record::store(&ended(UpdateState::Failed, Some(reason)), place)?;
+        return Err(error);
+    }
+    // Without this record the next start finds "installing" on the new slot, which is a trial too.
+    record::store(&ended(UpdateState::Installed, None), place)?;
+    log::info!(event = "update_installed", from = update.from.version.as_str(), to = update.to.version.as_str(); "installed");
+    if reboot { power::reboot(place) } else { Ok(()) }
+}
+
+/// Slots, record and progress.
+///
+/// # Errors
+/// RAUC does not answer.
+pub fn status(place: &Place) -> Result<UpdateReport, HelperError> {
+    let mut slots = rauc::slots(place)?;
+    let update = record::load(place);
+    let running = image(place).ok().map(|image| image.version);
+    for slot in &mut slots {
+        // RAUC knows only what it has installed itself; a slot that was made with the disk it does not.
+        if slot.running {
+            slot.version = running.clone().or(slot.version.take());
+        } else if slot.version.is_none() {
+            let known = update.iter().flat_map(|update| [&update.from, &update.to]).find(|on| on.slot == slot.name);
+            slot.version = known.map(|on| on.version.clone());
+        }
+    }
+    Ok(UpdateReport { slots, update, progress: rauc::progress(place) })
+}
+
+/// Keeps the image that runs: its health check has passed.
+///
+/// # Errors
+/// RAUC, the firmware or the disk would not.
+pub fn mark_good(place: &Place) -> Result<(), HelperError> {
+    let slot = running_slot(place)?;
+    rauc::mark_good(place)?;
+    note_good(place);
+    match record::load(place) {
+        Some(update) if update.state == UpdateState::Trial && update.to.slot == slot => {
+            log::info!(event = "update_done", version = update.to.version.as_str(); "the new image stays");
+            let done = UpdateState::Done;
+            record::store(&Update { state: done, since: Timestamp::now(), boot: boot_id(place), ..update }, place)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives the image that runs up for the other one, which must be good, and says why to the next start.
+///
+/// # Errors
+/// The image is not on trial, or nothing is there to fall back to; nothing has changed.
+pub fn give_up(words: &str, place: &Place) -> Result<(), HelperError> {
+    let slot = running_slot(place)?;
+    let listed = |slot: &str| boot_order::lists(slot, place).unwrap_or(false);
+    if listed(&slot) {
+        return Err(refused("the image that runs is not on trial", "look at `postern health`, and mend what it names"));
+    }
+    if !["a", "b"].iter().any(|other| *other != slot && listed(other)) {
+        return Err(refused(
+            "the image that runs is not healthy, and no other is marked good",
+            "look at `postern health`; install a working image",
+        ));
+    }
+    if let Err(error) = words::leave(words, place) {
+        log::error!(error:%; "the last words of this image can't be kept");
+    }
+    log::error!(event = "update_given_up", words; "the new image is given up; the one before is started");
+    power::reboot(place)
+}
+
+/// An operator has taken note of why the last update did not stay.
+///
+/// # Errors
+/// There is nothing to take note of, or the disk would not.
+pub fn acknowledge(place: &Place) -> Result<(), HelperError> {
+    match record::load(place) {
+        Some(update) if update.alarm().is_some() => record::store(&Update { acknowledged: true, ..update }, place),
+        _ => {
+            Err(refused("no update has failed or fallen back since the last acknowledgement", "nothing is to be done"))
+        }
+    }
+}
+
+/// Concludes from the record where an update stands after this start. Nothing here keeps a box from starting.
+pub fn at_boot(place: &Place) {
+    let (words, panic) = (words::take(place), words::take_panic(place));
+    for (event, text) in [("words_found", &words), ("panic_found", &panic)] {
+        if let Some(text) = text {
+            log::warn!(event, text = text.as_str(); "the run before left a reason");
+        }
+    }
+    let slot = match running_slot(place) {
+        Ok(slot) => slot,
+        Err(error) => return log::error!(error:%; "updates can't be followed"),
+    };
+    let good = boot_order::lists(&slot, place).unwrap_or_else(|error| {
+        log::error!(error:%; "the firmware's boot order can't be read; this image counts as one on trial");
+        false
+    });
+    let mut on_trial = !good;
+    if let Some(update) = record::load(place) {
+        let id = boot_id(place);
+        let boot = Boot {
+            slot: &slot,
+            good,
+            id: &id,
+            last_words: words.as_deref(),
+            panic: panic.as_deref(),
+            now: Timestamp::now(),
+        };
+        let after = trial::at_boot(update.clone(), &boot);
+        on_trial |= after.state == UpdateState::Trial && after.to.slot == slot;
+        if after != update {
+            log::warn!(event = "update", before:? = update.state, now:? = after.state; "the update's state has changed");
+            if let Err(error) = record::store(&after, place) {
+                log::error!(error:%; "where the update stands is concluded again at the next start");
+            }
+        }
+    }
+    if on_trial {
+        log::warn!(event = "trial", slot = slot.as_str(); "this image must show that it works");
+    } else {
+        note_good(place);
+    }
+}
+
+fn note_good(place: &Place) {
+    if let Err(error) = File::create(place.at(GOOD)) {
+        log::error!(error:%; "it can't be noted that this image is good");
+    }
+}
+
+/// Whether the bundle may be installed over this image; its version.
+fn admit(bundle: &rauc::Bundle, image: &Image) -> Result<String, HelperError> {
+    if bundle.compatible != COMPATIBLE {
+        return Err(refused(
+            format!("the bundle is for {:?}, this box is a {COMPATIBLE}", clean(&bundle.compatible)),
+            "get the bundle for this kind of box",
+        ));
+    }
+    let text = bundle.version.as_deref().map(clean).unwrap_or_default();
+    let (Some(version), Some(floor)) = (Version::parse(&text), Version::parse(&image.floor)) else {
+        return Err(refused(
+            format!("the bundle's version {text:?} can't be compared with {:?}", clean(&image.floor)),
+            "get a bundle whose version is of the form 1.2.3",
+        ));
+    };
+    if version < floor {
+        return Err(refused(
+            format!("version {text} is older than {}, the oldest that this box may run", image.floor),
+            "install a newer one: the older ones have known holes",
+        ));
+    }
+    Ok(text)
+}
+
+/// The file at `source`: a regular one, no link, in a folder for bundles.
+fn source_file(source: &str, place: &Place) -> Result<PathBuf, HelperError> {
+    let path = Path::new(source);
+    let plain = !source.chars().any(char::is_control) && path.components().all(|part| part.as_os_str() != "..");
+    if !plain || !SOURCES.iter().any(|folder| path.parent() == Some(Path::new(folder))) {
+        return Err(refused(
+            "bundles are taken from /data/update only",
+            "put the bundle there, or name an https URL to fetch it from",
+        ));
+    }
+    let path = place.at(source);
+    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(&path);
+    match opened.and_then(|file| file.metadata()) {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => Err(refused(format!("{source} is no file"), "name the bundle's file")),
+        Err(error) => Err(refused(format!("{source} can't be read: {error}"), "check the bundle's name")),
+    }
+}
+
+fn one_at_a_time(place: &Place) -> Result<Flock<File>, HelperError> {
+    let path = place.at(LOCK);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| {
+        HelperError::failed(format!("{} can't be opened: {error}", path.display()), "restart the box")
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        refused(
+            "another installation is under way",
+            "wait until it has ended; `postern update status` shows how far it is",
+        )
+    })
+}
+
+fn running_slot(place: &Place) -> Result<String, HelperError> {
+    let text = fs::read_to_string(place.at(SLOT)).unwrap_or_default();
+    match text.trim() {
+        slot @ ("a" | "b") => Ok(slot.to_owned()),
+        _ => Err(HelperError::failed(
+            "it is not known which slot runs",
+            "restart the box; updates work on an installed appliance only",
+        )),
+    }
+}
+
+fn image(place: &Place) -> Result<Image, HelperError> {
+    let text = fs::read(place.at(IMAGE)).map_err(|error| error.to_string());
+    text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string())).map_err(|error| {
+        HelperError::failed(format!("{IMAGE} can't be read: {error}"), "this image is incomplete; install it again")
+    })
+}
+
+fn boot_id(place: &Place) -> String {
+    fs::read_to_string(place.at(BOOT_ID)).unwrap_or_default().trim().to_owned()
+}
+
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && *c != ';').take(60).collect()
+}
+
+fn refused(what: impl Into<String>, remedy: &str) -> HelperError {
+    HelperError::new(ErrorKind::Refused, what, remedy)
+}
+
+#[cfg(test)]
+mod tests;
