@@ -8,10 +8,10 @@ use crate::{pe::Pe, sha256};
 
 /// The sections that the stub measures, in its canonical order, which is not that of the file. `.pcrsig` stands between
 /// `.sbat` and `.pcrpkey` and is the one that is not measured: it signs the outcome. `.dtbauto` is measured if it fits the
-/// machine, which cannot be foretold; our images have none.
-const MEASURED: [&str; 12] = [
+/// machine, which cannot be foretold, and `.efifw` from 258 on; our images have neither.
+const MEASURED: [&str; 13] = [
     ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey", ".profile",
-    ".hwids",
+    ".hwids", ".efifw",
 ];
 
 /// The value of a PCR in the SHA-256 bank.
@@ -26,7 +26,8 @@ pub const PHASES: [&str; 3] = ["", "sysinit", "sysinit:ready"];
 pub fn sections(uki: &Pe) -> Pcr {
     let mut value = [0; 32];
     for name in MEASURED {
-        if let Some(section) = uki.section(name) {
+        // To the stub, a section without bytes is none.
+        if let Some(section) = uki.section(name).filter(|section| section.size > 0) {
             value = extend(value, &[name.as_bytes(), b"\0"].concat());
             value = extend(value, &uki.contents(section));
         }

@@ -16,7 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Versions of systemd-stub whose order of measurement [`crate::measure`] knows, compared with real boots.
+/// Versions of systemd-stub whose measurements are those of [`crate::measure`]: read in their sources; what was booted is
+/// compared again by the boot tests.
 const STUBS: RangeInclusive<u32> = 257..=258;
 /// The kernel cuts a longer command line (COMMAND_LINE_SIZE of x86).
 const LONGEST_CMDLINE: usize = 2048;

@@ -78,6 +78,9 @@ fn the_order_of_sections_in_the_file_does_not_matter() {
     // .pcrsig signs the outcome and so is no part of it.
     let with_signature = [&forwards[..], &[(".pcrsig", b"{}")]].concat();
     assert_eq!(value(&forwards), value(&with_signature));
+    // A section without bytes is none.
+    let with_nothing = [&forwards[..], &[(".initrd", b"")]].concat();
+    assert_eq!(value(&forwards), value(&with_nothing));
 }
 
 #[test]
