@@ -39,6 +39,9 @@ pub struct QueueFigures {
     pub set_aside: u64,
     /// By destination.
     pub destinations: Vec<DestinationFigures>,
+    /// When the oldest message that is not finished was accepted.
+    #[serde(default)]
+    pub oldest: Option<Timestamp>,
     /// Free bytes on the spool's disk.
     pub free_bytes: u64,
     /// Bytes of sealed bodies in memory, and the bound for them.
@@ -77,6 +80,7 @@ impl From<Stats> for QueueFigures {
             failed: stats.failed,
             set_aside: stats.set_aside,
             destinations: destinations.collect(),
+            oldest: None,
             free_bytes: stats.free_bytes,
             memory_used: stats.memory_used,
             memory_bytes: stats.memory_bytes,

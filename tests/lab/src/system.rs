@@ -37,6 +37,8 @@ pub struct Options {
     pub foreign_next_hop: bool,
     /// Start no appliance: a machine of its own is it.
     pub foreign_appliance: bool,
+    /// Start the appliance without settings: somebody sets it up.
+    pub no_settings: bool,
     /// Start no cloud service.
     pub no_cloud: bool,
     /// The parts' folder for temporary files.
@@ -176,12 +178,13 @@ impl System {
             .arg(layout.path("appliance"))
             .arg("--socket")
             .arg(layout.socket())
-            .arg("--settings")
-            .arg(&settings)
             .args(["--tcti", &tcti, "--policy-key"])
             .arg(self.tpm.policy_key())
             .arg("--policy-signatures")
             .arg(self.tpm.policy_signatures());
+        if !self.options.no_settings {
+            command.arg("--settings").arg(&settings);
+        }
         // The TPM library's own lines repeat what the vault says of each fault.
         command.env("TSS2_LOG", "all+NONE");
         self.options.set_temporary(&mut command);

@@ -6,7 +6,7 @@
 use jiff::{Timestamp, tz::TimeZone};
 use mail::{Action, Address};
 
-pub(super) fn action(action: Action) -> &'static str {
+pub(crate) fn action(action: Action) -> &'static str {
     match action {
         Action::Relay => "relay",
         Action::Secure => "secure",
@@ -15,11 +15,11 @@ pub(super) fn action(action: Action) -> &'static str {
     }
 }
 
-pub(super) fn sender(address: &str) -> String {
+pub(crate) fn sender(address: &str) -> String {
     if address.is_empty() { "<>".to_owned() } else { address.to_owned() }
 }
 
-pub(super) fn people(addresses: &[Address]) -> String {
+pub(crate) fn people(addresses: &[Address]) -> String {
     match addresses {
         [] => String::new(),
         [only] => only.to_string(),
@@ -27,12 +27,12 @@ pub(super) fn people(addresses: &[Address]) -> String {
     }
 }
 
-pub(super) fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 /// The time from one moment to another, in its largest unit.
-pub(super) fn span(from: Timestamp, to: Timestamp) -> String {
+pub(crate) fn span(from: Timestamp, to: Timestamp) -> String {
     let seconds = to.as_second().saturating_sub(from.as_second()).max(0);
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -42,7 +42,7 @@ pub(super) fn span(from: Timestamp, to: Timestamp) -> String {
     }
 }
 
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
     let of = |unit: u64| format!("{:.1}", bytes as f64 / unit as f64);
     match bytes {
@@ -54,7 +54,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// `1 message`, `2 messages`.
-pub(super) fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 

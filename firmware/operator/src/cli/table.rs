@@ -50,7 +50,7 @@ impl Table {
 }
 
 /// Replaces what a terminal would act on.
-pub(super) fn clean(text: &str) -> Cow<'_, str> {
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     replaced(text, |c| c.is_control() || turns_text(c))
 }
 

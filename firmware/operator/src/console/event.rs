@@ -1,0 +1,65 @@
+//! What happens to the console, and what it wants done.
+//!
+//! Job: name both, so that the state machine needs no terminal and no socket. Place: between them. Invariants: answers
+//! come in the order of the requests. A crash leaves nothing behind.
+
+use crate::{Refusal, Request, Response, Secret};
+use jiff::Timestamp;
+
+/// A key, as far as a terminal of 1983 has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Char(char),
+    Enter,
+    Esc,
+    Tab,
+    BackTab,
+    Up,
+    Down,
+    Left,
+    Right,
+    Home,
+    End,
+    PageUp,
+    PageDown,
+    Backspace,
+    Delete,
+    /// Ctrl-U
+    ClearLine,
+    /// Ctrl-L
+    Redraw,
+    /// Ctrl-N
+    New,
+    /// Ctrl-C
+    Interrupt,
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A key was pressed.
+    Key(Key),
+    /// Time passes.
+    Tick(Timestamp),
+    /// The daemon answers again.
+    Up,
+    /// The daemon does not answer.
+    Down(Refusal),
+    /// To the oldest request without an answer.
+    Answer(Result<Response, Refusal>),
+    /// The hash of the password; `None`: it could not be made.
+    Hashed(Option<String>),
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask the daemon.
+    Ask(Request),
+    /// Make the hash of a password.
+    Hash(Secret),
+    /// Draw everything anew.
+    Redraw,
+    /// Leave.
+    Quit,
+}
