@@ -149,7 +149,7 @@ postern=
 for profile in debug release; do
     [ ! -x "${CARGO_TARGET_DIR:-target}/$profile/postern" ] || postern=${CARGO_TARGET_DIR:-target}/$profile/postern
 done
-if [ ! -e "$cache/surrogate-$(sha256sum tests/boot/surrogate.sh | cut -c 1-16).tar" ]; then
+if ! compgen -G "$cache/surrogate-*.tar" >/dev/null; then
     skip 'units' "the surrogate's packages are not in the cache; make boot-image fetches them"
 elif [ -z "$postern" ] || [ ! -e keys/development/policy.pub ]; then
     skip 'units' "binary or development keys are missing; cargo build -p postern, make keys"
