@@ -53,8 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(port: &str) -> io::Result<()> {
-    let mut reader = BufReader::new(OpenOptions::new().read(true).open(port)?);
-    let mut writer = OpenOptions::new().write(true).open(port)?;
+    // Opened once for both ways: the kernel gives a virtio port to one opener alone.
+    let port = OpenOptions::new().read(true).write(true).open(port)?;
+    let (mut reader, mut writer) = (BufReader::new(&port), &port);
     let mut line = String::new();
     loop {
         line.clear();
