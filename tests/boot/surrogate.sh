@@ -23,8 +23,9 @@ packages=(
     dbus-broker             # between RAUC and its callers
     rauc rauc-service efibootmgr
     libtss2-esys-3.0.2-0t64 libtss2-tctildr0t64 libtss2-tcti-device0t64 libtss2-rc0t64 # daemon and systemd: the TPM
-    cryptsetup-bin          # recovery slots, by the helper
-    e2fsprogs mount util-linux # mke2fs for systemd-repart, fsck, and mount for systemd
+    cryptsetup-bin dmsetup  # recovery slots, by the helper
+    e2fsprogs mount util-linux # mke2fs for systemd-repart, fsck, mount for systemd, blkdiscard
+    fdisk                   # sfdisk: factory reset takes the data partition away
     nftables
     ca-certificates         # the daemon's and RAUC's HTTPS
     systemd-boot-efi        # the stub of the signed kernel image; goes beside the root, not into it
@@ -35,6 +36,8 @@ packages=(
 # shellcheck source=/dev/null
 . "$project/board/common/keep.env"
 read -r -d '' -a programs <<<"${PROGRAMS:?}" || true
+# Debian's libdevmapper waits until udev has called this (95-dm-notify.rules).
+programs+=(dmsetup)
 read -r -d '' -a parts <<<"${PARTS:?}" || true
 read -r -d '' -a generators <<<"${GENERATORS:?}" || true
 
