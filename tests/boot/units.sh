@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 overlay=$(cd "$here/../../board/common/overlay" && pwd)
 
 # Exposure that each unit may have, in tenths (systemd-analyze security --threshold is in hundredths of it).
-exposure=(postern.service:15 postern-console@tty1.service:15 postern-health.service:15)
+exposure=(postern.service:15 postern-console@tty1.service:15 postern-health.service:15 postern-trial.service:15)
 
 fail() {
     echo "units.sh: $*" >&2
