@@ -16,32 +16,59 @@ mod message;
 pub mod probe;
 mod session;
 mod sink;
+pub mod trial;
 
 use crate::{build::Open, daemon::Daemon};
 use delivery::ProbeError;
 use mail::PROBE_DOMAIN;
 use operator::{
-    Closed,
+    Alarm, Closed,
     health::{HealthCheck, HealthReport, HealthState},
 };
 use probe::{Ended, Fault, IN_ATTACHMENT, IN_TEXT, Kind, Run};
 use session::Session;
-use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
-/// There while `/data` is a tmpfs, with the reason in two halves (`helper::data`).
-const DATA_LOCKED: &str = "/run/postern/data-locked";
 /// From the receipt to the settled delivery: a TPM may take a minute and a half to sign for the cloud.
 const DELIVERY: Duration = Duration::from_secs(120);
 /// What follows intake, where there is none.
 const BEHIND_INTAKE: [&str; 5] = ["judge", "workers", "spool", "relay", "cloud"];
 
-/// Checks everything once.
-pub async fn check(daemon: &Daemon) -> HealthReport {
-    let mut checks = Vec::new();
-    if let Ok(reason) = std::fs::read_to_string(Path::new(DATA_LOCKED)) {
-        checks.push(HealthCheck::told("data", HealthState::Failed, reason.trim()));
+/// The last check, and the right to make the next one.
+#[derive(Default)]
+pub struct Last {
+    checking: tokio::sync::Mutex<()>,
+    report: Mutex<Option<HealthReport>>,
+}
+
+impl Last {
+    /// The alarm of a check that failed; until one passes.
+    #[must_use]
+    pub fn alarm(&self) -> Option<Alarm> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = report.as_ref()?;
+        let HealthCheck { name, what, remedy, .. } = report.failure()?;
+        let what = format!("the health check failed: {name}: {what}");
+        Some(Alarm { what, remedy: remedy.clone(), since: report.at })
     }
+}
+
+/// Checks everything once; another check that is under way is waited for.
+pub async fn check(daemon: &Daemon) -> HealthReport {
+    let _one_at_a_time = daemon.health.checking.lock().await;
+    let report = check_now(daemon).await;
+    *daemon.health.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+    report
+}
+
+async fn check_now(daemon: &Daemon) -> HealthReport {
+    let mut checks = Vec::new();
     match daemon.open() {
         Ok(open) => {
             checks.push(keys(daemon));
@@ -57,7 +84,8 @@ pub async fn check(daemon: &Daemon) -> HealthReport {
         }
         Err(Closed::Locked(locked)) => {
             let text = format!("{}; {}", locked.what, locked.remedy);
-            checks.push(HealthCheck::told("keys", HealthState::Failed, &text));
+            let name = if daemon.now().data_locked.is_some() { "data" } else { "keys" };
+            checks.push(HealthCheck::told(name, HealthState::Failed, &text));
             checks.push(refuses(daemon).await);
             checks.extend(skipped("the appliance is locked"));
         }
