@@ -3,7 +3,7 @@
 FIRMWARE := -p mail -p vault -p ledger -p settings -p session -p intake -p policy -p spool -p delivery -p operator -p postern -p lab -p boot -p boot-agent -p image
 CLOUD := -p wire -p postern-cloud
 
-.PHONY: run demo test check bench fuzz keys setup build fmt deny image image-check sbom
+.PHONY: run demo test check bench fuzz keys setup build fmt deny image image-check sbom boot-image boot-test
 
 ## the lab in the foreground: software TPM, appliance, cloud service, mail sink; Ctrl-C stops it
 run: setup build
@@ -24,7 +24,15 @@ check: setup deny
 	cargo fmt --all --check
 	cargo clippy -q --all-targets $(FIRMWARE) -- -D warnings
 	cargo clippy -q --all-targets $(CLOUD) -- -D warnings
-	shellcheck .ci/run $$(git ls-files '*.sh')
+	shellcheck -x .ci/run $$(git ls-files '*.sh')
+
+## the surrogate image for the boot tests, in target/boot: Debian's packages in place of Buildroot's, all else as on the appliance
+boot-image: setup
+	tests/boot/image.sh
+
+## boots the surrogate (or POSTERN_IMAGE=DIR, an assembled image) in QEMU: also the long tests, an hour or so
+boot-test: boot-image
+	cargo nextest run --no-fail-fast -p boot --run-ignored all
 
 ## tables of speed and memory against Postfix in the same run; figures in target/bench.json
 bench: setup

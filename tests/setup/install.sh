@@ -18,6 +18,10 @@ needed=(
     sbverify:sbsigntool cert-to-efi-sig-list:efitools /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
     /usr/lib/systemd/systemd-measure:systemd /usr/lib/python3.11/ensurepip/__init__.py:python3-venv
     softhsm2-util:softhsm2 /usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so:libengine-pkcs11-openssl
+    qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils /usr/share/OVMF/OVMF_CODE_4M.secboot.fd:ovmf
+    mmdebstrap:mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+    flex:flex bison:bison bc:bc /usr/include/libelf.h:libelf-dev cpio:cpio rsync:rsync xz:xz-utils zstd:zstd
+    patch:patch wget:wget unzip:unzip file:file /bin/busybox:busybox-static tmux:tmux
 )
 
 missing=()

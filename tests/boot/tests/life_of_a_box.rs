@@ -1,0 +1,73 @@
+//! One box from its first power-on to its second version: the boot test that every change must pass.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking and says how long it took")]
+
+use boot::{
+    image::Image,
+    machine::Machine,
+    surroundings::{Surroundings, postern, postern_json, wait_until},
+};
+use std::time::{Duration, Instant};
+
+/// From power-on to the agent, on a busy machine under emulation.
+const BOOT: Duration = Duration::from_secs(240);
+
+#[test]
+fn a_box_is_set_up_survives_a_power_cut_and_updates_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = Image::from_environment().unwrap();
+    let around = Surroundings::start(&folder.path().join("lab")).unwrap();
+    let mut machine = Machine::new(&folder.path().join("machine"), &image).unwrap();
+    let begun = Instant::now();
+    let step = |what: &str| println!("{:>6.1} s  {what}", begun.elapsed().as_secs_f32());
+
+    machine.power_on().unwrap();
+    machine.agent().wait(BOOT).unwrap_or_else(|error| panic!("{error}\n{}", machine.serial().text()));
+    step("the first boot is through");
+    nothing_failed(&machine);
+    measured_as_predicted(&machine, &image);
+    let console = machine.serial().text();
+    assert!(console.contains("DEVELOPMENT"), "a development image says so on the console:\n{console}");
+
+    around.set_up(&machine).unwrap();
+    machine.wait_for_greeting(BOOT).unwrap();
+    let ordinary = around.send(&machine, "see you at noon").unwrap();
+    around.send(&machine, "SSN 536-22-8145").unwrap();
+    around.wait_until_relayed(&[ordinary]).unwrap();
+    around.wait_until_secured(1).unwrap();
+    step("set up; mail is relayed and secured");
+
+    machine.power_cut();
+    machine.power_on().unwrap();
+    let seconds = machine.wait_for_greeting(BOOT).unwrap();
+    let after = around.send(&machine, "after the power cut").unwrap();
+    around.wait_until_relayed(&[after]).unwrap();
+    step(&format!("after a power cut: {:.1} s from power-on to the greeting", seconds.as_secs_f32()));
+    machine.agent().wait(BOOT).unwrap();
+    measured_as_predicted(&machine, &image);
+    wait_until(&machine, &["update", "status"], BOOT, |status| status["slot"] == "a" && status["state"] == "good").unwrap();
+    step("the mail path is healthy, slot a is good");
+    drop(postern_json(&machine, &["status"], "").unwrap());
+    drop(postern(&machine, &["audit", "verify"], "").unwrap());
+}
+
+/// systemd reports no failed unit.
+fn nothing_failed(machine: &Machine) {
+    let ran = machine.agent().run(&["systemctl", "is-system-running", "--wait"], "", BOOT).unwrap();
+    let failed = machine.agent().run(&["systemctl", "--failed", "--no-legend", "--plain"], "", BOOT).unwrap();
+    assert_eq!((ran.stdout.trim(), failed.stdout.trim()), ("running", ""), "{}", machine.serial().text());
+}
+
+/// PCR 11 is what the image tool predicted for this slot; Secure Boot and kernel lockdown are on.
+fn measured_as_predicted(machine: &Machine, image: &Image) {
+    let agent = machine.agent();
+    let slot = agent.output(&["cat", "/run/postern/slot"]).unwrap();
+    let facts = image.facts().unwrap();
+    let predicted = &facts["slots"][slot.trim()]["pcr11"]["sysinit:ready"];
+    let measured = agent.output(&["cat", "/sys/class/tpm/tpm0/pcr-sha256/11"]).unwrap();
+    assert_eq!(measured.trim().to_ascii_lowercase(), predicted.as_str().unwrap(), "PCR 11 of slot {slot}");
+    let lockdown = agent.output(&["cat", "/sys/kernel/security/lockdown"]).unwrap();
+    assert!(lockdown.contains("[integrity]") || lockdown.contains("[confidentiality]"), "{lockdown}");
+    let secure = agent.output(&["od", "-An", "-tu1", "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"]);
+    assert_eq!(secure.unwrap().split_whitespace().last(), Some("1"), "Secure Boot is on");
+}
