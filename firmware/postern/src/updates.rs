@@ -20,6 +20,8 @@ use std::{
     time::Duration,
 };
 
+/// There once the image that runs has shown that it works (`helper::update`).
+const GOOD: &str = "/run/postern/good";
 /// Octets of a bundle: both kernel images and a root of 256 MiB.
 const LARGEST: u64 = 512 << 20;
 /// Reading, checking and writing it on a slow disk.
@@ -76,6 +78,22 @@ pub async fn install(
 /// There is nothing to take note of.
 pub async fn acknowledge(daemon: &Daemon) -> Result<(), Refusal> {
     daemon.helper()?.call(Request::AcknowledgeUpdate).await.map(drop).map_err(Refusal::from)
+}
+
+/// Whether settings may be taken into force now. While an image is on trial they may not: the image before, which may run
+/// again in a minute, need not know what this one takes.
+///
+/// # Errors
+/// The image that runs is on trial.
+pub fn admit_settings(daemon: &Daemon) -> Result<(), Refusal> {
+    if daemon.helper.is_none() || Path::new(GOOD).exists() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Fault::Refused,
+        "this image is on trial, and the one before it could not read new settings",
+        "wait a few minutes until it has shown that it works; `postern update status` says so",
+    ))
 }
 
 /// What operators must look at until they have.
