@@ -68,6 +68,8 @@ mkdir -p "$root/etc/ssl/certs"
 mv "$root/ca-certificates.crt" "$root/etc/ssl/certs/ca-certificates.crt"
 
 units=$root/usr/lib/systemd/system
+# First, since the bus's socket would go below without its service.
+ln -sf dbus-broker.service "$units/dbus.service"
 for unit in "$units"/*.service; do
     program=$(sed -nE 's/^Exec(Start|Reload)=[-@:+!|]*(\/[^ ]+).*/\2/p' "$unit" | head -n 1)
     [ -z "$program" ] || [ -e "$root$program" ] || rm "$unit"
@@ -80,7 +82,6 @@ for unit in "$units"/*.socket "$units"/*.timer "$units"/*.path; do
 done
 find "$units" -xtype l -delete
 find "$units" -name '*.wants' -type d -empty -delete
-ln -sf dbus-broker.service "$units/dbus.service"
 # Buildroot's configuration of the bus names a user of Buildroot's; ours is numbered in the overlay.
 sed -i 's,<user>dbus</user>,<user>messagebus</user>,' "$root/usr/share/dbus-1/system.conf"
 

@@ -131,6 +131,8 @@ strip_packages() {
     find "$root/usr/lib/udev" -type f -perm /111 -delete
     find "$root" -type f -perm /6000 -exec chmod ug-s {} +
 
+    # Debian enables the bus by a link that the package's script makes; without it the bus's socket would go below.
+    ln -sf dbus-broker.service "$root/usr/lib/systemd/system/dbus.service"
     # Units whose program went, and links to them.
     for unit in "$root"/usr/lib/systemd/system/*.service; do
         program=$(sed -nE 's/^Exec(Start|Reload)=[-@:+!]*(\/[^ ]+).*/\2/p' "$unit" | head -1)
@@ -144,8 +146,6 @@ strip_packages() {
     done
     find "$root/usr/lib/systemd/system" -xtype l -delete
     find "$root/usr/lib/systemd/system" -name '*.wants' -type d -empty -delete
-    # Debian enables the bus by a link that the package's script makes.
-    ln -sf dbus-broker.service "$root/usr/lib/systemd/system/dbus.service"
 }
 
 # make_base ARCHIVE: downloads, unpacks and strips the packages
