@@ -8,7 +8,7 @@
 //! and an unknown name costs as much as a wrong password. A crash leaves nothing behind: a sign-in ends with its
 //! connection.
 
-use crate::{Fault, Refusal, Request};
+use crate::{Fault, Refusal, Request, machine::MachineAct};
 use std::time::{Duration, Instant};
 
 /// A session in which nobody has asked for anything but the status for so long is over.
@@ -112,6 +112,11 @@ fn need(request: &Request) -> Need {
         // The recovery key is the proof itself, and sign-ins need settings, which a locked appliance can't read.
         Request::Status | Request::KeysStatus | Request::KeysUnlock { .. } => Need::Nothing,
         Request::SignIn { .. } | Request::SignOut => Need::Nothing,
+        // Who stands before the box can pull its plug and take its disk out.
+        Request::NetworkShow
+        | Request::UpdateStatus
+        | Request::Machine(MachineAct::Reboot | MachineAct::PowerOff | MachineAct::FactoryReset) => Need::Nothing,
+        Request::Machine(MachineAct::SetTime { .. }) => Need::SettingUp,
         Request::SettingsShow
         | Request::SettingsApply { .. }
         | Request::RecoveryShow
@@ -126,6 +131,9 @@ fn need(request: &Request) -> Need {
         | Request::QueueRelease { .. }
         | Request::QueueDelete { .. }
         | Request::MessageShow { .. }
+        | Request::Health
+        | Request::UpdateInstall { .. }
+        | Request::UpdateAcknowledge
         | Request::AuditVerify => Need::Operator,
     }
 }

@@ -6,14 +6,24 @@
 //! from it by mistake. A crash
 //! leaves nothing behind: these are views and handles.
 
-use crate::{Fault, Refusal};
+use crate::{
+    Fault, Refusal,
+    health::HealthReport,
+    machine::{MachineAct, NetworkReport},
+    update::UpdateReport,
+};
 use jiff::Timestamp;
 use ledger::Ledger;
 use mail::{Address, Destination, MessageId};
 use serde::{Deserialize, Serialize};
 use settings::Settings;
 use spool::Spool;
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use zeroize::Zeroizing;
 
 /// The daemon, as its operators see it.
@@ -75,6 +85,33 @@ pub trait Appliance: Send + Sync + 'static {
     /// No cloud in the settings, the code is refused, the service can't be reached.
     fn enrol(&self, code: Secret) -> impl Future<Output = Result<Enrolment, Refusal>> + Send;
 
+    /// Sends messages of its own on the way of all mail, and says of each step whether it works; in every state.
+    fn health(&self) -> impl Future<Output = HealthReport> + Send;
+
+    /// Slots, and what became of the last update.
+    ///
+    /// # Errors
+    /// This is no appliance with slots, or its helper does not answer.
+    fn update_status(&self) -> impl Future<Output = Result<UpdateReport, Refusal>> + Send;
+
+    /// Fetches the image where `source` is an `https` URL, and installs it into the slot that does not run; `reboot`: then
+    /// begins the restart that tries it. May take an hour.
+    ///
+    /// # Errors
+    /// Why not; the image that runs was not touched.
+    fn install_update(
+        &self,
+        source: String,
+        sha256: Option<String>,
+        reboot: bool,
+    ) -> impl Future<Output = Result<UpdateReport, Refusal>> + Send;
+
+    /// Takes note of why the last update did not stay: it is no alarm any more.
+    ///
+    /// # Errors
+    /// There is nothing to take note of.
+    fn acknowledge_update(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
+
     /// Whether these settings could be taken into force here: files readable, addresses free to be listened on.
     /// Asked before the revision is recorded.
     ///
@@ -88,6 +125,15 @@ pub trait Appliance: Send + Sync + 'static {
     /// # Errors
     /// The revision is recorded but could not be taken into force; says what to do.
     fn adopt(&self, settings: Settings, revision: u64) -> impl Future<Output = Result<Adopted, Refusal>> + Send;
+
+    /// The box's own network; answered in every state.
+    fn network(&self) -> NetworkReport;
+
+    /// Has the machine do something; of a restart, begins it.
+    ///
+    /// # Errors
+    /// [`crate::Fault::Refused`] where there is no helper that could, [`crate::Fault::Failed`] where it could not.
+    fn act_on_machine(&self, act: MachineAct) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Takes a message of our own to `recipient` on the way of all messages: judged, kept, delivered.
     ///
@@ -189,6 +235,10 @@ pub struct Facts {
     pub set_up: bool,
     /// Whether the settings name an operator; until then whoever stands before the console may set the appliance up.
     pub administrator: bool,
+    /// The box's own addresses, without loopback.
+    pub addresses: Vec<IpAddr>,
+    /// Why the data partition is not open; `None` where it is, or where there is none.
+    pub data_locked: Option<Locked>,
     /// When the daemon started.
     pub started: Timestamp,
     /// The SMTP listeners.

@@ -9,12 +9,17 @@
 mod access;
 mod appliance;
 pub mod cli;
+pub mod console;
+pub mod health;
+pub mod machine;
 mod operate;
 mod password;
 pub mod protocol;
 mod refusal;
 mod server;
+mod sign_in;
 mod test_mail;
+pub mod update;
 pub mod view;
 
 pub use access::Caller;

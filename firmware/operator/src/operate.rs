@@ -6,12 +6,11 @@
 //! a record of something that was asked for and not done, never the other way round.
 
 use crate::{
-    Appliance, Caller, Closed, Fault, Opened, Refusal, Request, Response, Secret,
+    Appliance, Closed, Fault, Opened, Refusal, Request, Response, Secret,
     access::Gate,
-    password,
     protocol::MOST_ROWS,
     test_mail,
-    view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport},
+    view::{AppliedReport, AuditReport, MessageLife, QueueFigures, QueueReport, SettingsReport, StatusReport},
 };
 use jiff::Timestamp;
 use ledger::{Ledger, LedgerError};
@@ -22,7 +21,6 @@ use spool::{Filter, IndexError, OperateError, Spool};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 /// Attempts to unlock that are kept in memory until the ledger opens. Beyond it they are counted only: whoever can
@@ -37,12 +35,12 @@ const MOST_RECORDS: usize = 1000;
 
 /// What operators may see and do.
 pub struct Operator<A> {
-    appliance: Arc<A>,
+    pub(crate) appliance: Arc<A>,
     /// One settings change at a time: each is compared with the one before.
     applying: tokio::sync::Mutex<()>,
     pending: Mutex<Pending>,
     /// One password at a time: each check takes 19 MiB.
-    gate: tokio::sync::Mutex<Gate>,
+    pub(crate) gate: tokio::sync::Mutex<Gate>,
 }
 
 /// What was tried while the ledger was locked; it was logged too.
@@ -66,55 +64,13 @@ impl<A: Appliance> Operator<A> {
         Self { appliance, applying, pending: Mutex::default(), gate }
     }
 
-    /// Carries out what `caller` asks for, if it may.
-    ///
-    /// # Errors
-    /// Why it is not done, in two halves.
-    pub async fn ask(&self, caller: &mut Caller, request: Request) -> Result<Response, Refusal> {
-        let setting_up = self.appliance.ledger().is_ok() && !self.appliance.facts().administrator;
-        caller.permit(&request, setting_up, Instant::now())?;
-        match request {
-            Request::SignIn { name, password } => self.sign_in(caller, name, password).await,
-            Request::SignOut => {
-                caller.end();
-                Ok(Response::SignedOut)
-            }
-            request => self.handle(&caller.actor(), request).await,
-        }
-    }
-
-    /// Checks a password. An unknown name takes as long as a wrong password and is told the same.
-    async fn sign_in(&self, caller: &mut Caller, name: String, password: Secret) -> Result<Response, Refusal> {
-        let ledger = self.appliance.ledger()?;
-        let mut gate = self.gate.lock().await;
-        gate.admit(Instant::now())?;
-        let operators = self.appliance.settings().0.operators.clone();
-        let known = operators.iter().find(|operator| operator.name == name);
-        let hash = known.or(operators.first()).and_then(|operator| operator.password.clone()).unwrap_or_default();
-        let right = tokio::task::spawn_blocking(move || password::is_right(password.expose(), &hash)).await;
-        let right = right.map_err(stopped)?;
-        caller.end();
-        if known.is_some() && right {
-            record(&ledger, &caller.actor(), "sign_in", &name, json!({})).await?;
-            gate.succeeded();
-            caller.begin(&name, Instant::now());
-            return Ok(Response::SignedIn { name });
-        }
-        gate.failed(Instant::now());
-        caller.fail();
-        // People type passwords where a name is asked for: only names that we know are written down.
-        let subject = known.map(|operator| operator.name.clone()).unwrap_or_default();
-        record(&ledger, &caller.actor(), "sign_in.refused", &subject, json!({})).await?;
-        Err(Refusal::new(Fault::Refused, "name or password is wrong", "check both and type them again"))
-    }
-
     /// Carries out what `actor` asks for, who may.
     ///
     /// # Errors
     /// Why it is not done, in two halves.
-    async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
+    pub(crate) async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
         match request {
-            Request::Status => Ok(self.status()),
+            Request::Status => Ok(self.status().await),
             Request::KeysStatus => Ok(Response::Keys(self.appliance.keys())),
             Request::KeysUnlock { words } => self.unlock(actor, words).await,
             Request::SettingsShow => self.show_settings().await,
@@ -173,6 +129,20 @@ impl<A: Appliance> Operator<A> {
                 let send = async { test_mail::send(&*self.appliance, recipient).await.map(Response::Tested) };
                 self.act(actor, "test_mail", "", detail, send).await
             }
+            Request::Health => Ok(Response::Health(self.appliance.health().await)),
+            Request::UpdateStatus => self.appliance.update_status().await.map(Response::Update),
+            Request::UpdateInstall { source, sha256, reboot } => {
+                let detail = json!({ "source": source, "sha256": sha256, "reboot": reboot });
+                let install =
+                    async { self.appliance.install_update(source, sha256, reboot).await.map(Response::Update) };
+                self.act_if_recorded(actor, "update.install", detail, install).await
+            }
+            Request::UpdateAcknowledge => {
+                let taken = async { self.appliance.acknowledge_update().await.map(|()| Response::UpdateAcknowledged) };
+                self.act_if_recorded(actor, "update.acknowledge", json!({}), taken).await
+            }
+            Request::NetworkShow => Ok(Response::Network(self.appliance.network())),
+            Request::Machine(act) => self.act_on_machine(actor, act).await,
             // A sign-in belongs to a connection, not to whoever acts.
             Request::SignIn { .. } | Request::SignOut => Err(Refusal::new(
                 Fault::BadRequest,
@@ -182,18 +152,28 @@ impl<A: Appliance> Operator<A> {
         }
     }
 
-    fn status(&self) -> Response {
+    async fn status(&self) -> Response {
         let opened = self.appliance.opened();
         let locked = match &opened {
             Err(Closed::Locked(locked)) => Some(locked.clone()),
             Err(Closed::NotSetUp) | Ok(_) => None,
+        };
+        let queue = match opened {
+            Ok(Opened { spool, .. }) => {
+                let mut queue = QueueFigures::from(spool.stats());
+                // The status is shown also where the index can't be read; its error stands in the figures.
+                let oldest = spool.list(Filter::default(), 1).await.unwrap_or_default();
+                queue.oldest = oldest.first().map(|row| row.accepted);
+                Some(queue)
+            }
+            Err(_) => None,
         };
         Response::Status(Box::new(StatusReport {
             locked,
             facts: self.appliance.facts(),
             settings_revision: self.appliance.settings().1,
             keys: self.appliance.keys(),
-            queue: opened.ok().map(|opened| opened.spool.stats().into()),
+            queue,
         }))
     }
 
@@ -242,7 +222,7 @@ impl<A: Appliance> Operator<A> {
     }
 
     /// Records, acts (a future does nothing before it is awaited), and records where the act was refused.
-    async fn act(
+    pub(crate) async fn act(
         &self,
         actor: &str,
         action: &str,
@@ -259,6 +239,21 @@ impl<A: Appliance> Operator<A> {
             record(&ledger, actor, &format!("{action}.refused"), subject, detail).await?;
         }
         result
+    }
+
+    /// An act that a locked box must know too: an update may be what mends it. Then the log is the only record.
+    async fn act_if_recorded(
+        &self,
+        actor: &str,
+        action: &str,
+        detail: Value,
+        work: impl Future<Output = Result<Response, Refusal>> + Send,
+    ) -> Result<Response, Refusal> {
+        log::warn!("{actor} asks for {action}");
+        match self.appliance.ledger() {
+            Ok(_) => self.act(actor, action, "", detail, work).await,
+            Err(_) => work.await,
+        }
     }
 
     /// The one act that a locked appliance knows. Its ledger is locked too, so the record follows when it opens; the
@@ -439,7 +434,13 @@ fn unknown(id: MessageId) -> Refusal {
     )
 }
 
-async fn record(ledger: &Ledger, actor: &str, action: &str, subject: &str, detail: Value) -> Result<(), Refusal> {
+pub(crate) async fn record(
+    ledger: &Ledger,
+    actor: &str,
+    action: &str,
+    subject: &str,
+    detail: Value,
+) -> Result<(), Refusal> {
     let (ledger, actor, action, subject) = (ledger.clone(), actor.to_owned(), action.to_owned(), subject.to_owned());
     blocking(move || ledger.append(&actor, &action, &subject, &detail)).await.map(|_| ())
 }
@@ -451,7 +452,7 @@ async fn blocking<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(work).await.map_err(stopped)??)
 }
 
-fn stopped(error: tokio::task::JoinError) -> Refusal {
+pub(crate) fn stopped(error: tokio::task::JoinError) -> Refusal {
     Refusal::new(
         Fault::Failed,
         format!("the request was broken off: {error}"),

@@ -6,6 +6,9 @@
 
 use crate::{
     Enrolment, KeyFacts, Refusal, Secret, Unlocked,
+    health::HealthReport,
+    machine::{MachineAct, NetworkReport},
+    update::UpdateReport,
     view::{AppliedReport, AuditReport, MessageLife, QueueReport, SettingsReport, StatusReport, TestReport},
 };
 use mail::{Address, Destination, MessageId};
@@ -116,6 +119,25 @@ pub enum Request {
     },
     /// End what [`Request::SignIn`] began.
     SignOut,
+    /// The box's own network.
+    NetworkShow,
+    /// Something that the machine itself is to do.
+    Machine(MachineAct),
+    /// Send messages of our own on the way of all mail, and say of each step whether it works.
+    Health,
+    /// Slots, and what became of the last update.
+    UpdateStatus,
+    /// Install an image into the slot that does not run.
+    UpdateInstall {
+        /// The path of a bundle on the appliance, or an `https` URL.
+        source: String,
+        /// What the bundle's SHA-256 must be, in hexadecimal digits.
+        sha256: Option<String>,
+        /// Whether to begin the restart that tries it.
+        reboot: bool,
+    },
+    /// Take note of why the last update did not stay.
+    UpdateAcknowledge,
     /// Look for changes behind our back.
     AuditVerify,
     /// The settings in force.
@@ -177,6 +199,16 @@ pub enum Response {
     },
     /// To [`Request::SignOut`].
     SignedOut,
+    /// To [`Request::NetworkShow`].
+    Network(NetworkReport),
+    /// To [`Request::Machine`]: it is done, or has begun.
+    Machine(MachineAct),
+    /// To [`Request::Health`].
+    Health(HealthReport),
+    /// To [`Request::UpdateStatus`] and [`Request::UpdateInstall`].
+    Update(UpdateReport),
+    /// To [`Request::UpdateAcknowledge`].
+    UpdateAcknowledged,
     /// To [`Request::AuditVerify`].
     Audit(AuditReport),
     /// To [`Request::SettingsShow`].

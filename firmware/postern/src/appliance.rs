@@ -7,20 +7,27 @@
 use crate::{
     build::{self, Open},
     daemon::{Daemon, State},
+    health,
+    helper::Request,
     identity,
     listeners::Service,
+    machine,
     plain::Plain,
-    test_message,
+    run, test_message, updates,
 };
+use jiff::Timestamp;
 use ledger::Ledger;
 use mail::{Address, Destination, MessageId};
 use operator::{
     Adopted, Alarm, Appliance, Closed, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal,
     Secret, Unlocked,
+    health::HealthReport,
+    machine::{MachineAct, NetworkReport},
+    update::UpdateReport,
 };
 use settings::Settings;
 use std::sync::{Arc, atomic::Ordering};
-use vault::{IdentityState, Lasting, UnlockError};
+use vault::{IdentityState, Keys, Lasting, UnlockError, Vault};
 use zeroize::Zeroizing;
 
 impl Daemon {
@@ -45,7 +52,56 @@ impl Daemon {
         if !status.memory_locked {
             raise("keys could not be locked in memory".to_owned(), "raise the limit of locked memory (LimitMEMLOCK)");
         }
+        alarms.extend(updates::alarm());
+        alarms.extend(self.health.alarm());
         alarms
+    }
+}
+
+impl Daemon {
+    fn vault(&self) -> Result<Vault, Refusal> {
+        self.vault.vault().ok_or_else(|| {
+            Refusal::new(Fault::Locked, "the data partition is closed, and the keys with it", "unlock it first")
+        })
+    }
+
+    async fn unlock_vault(&self, words: &Secret) -> Result<Keys, Refusal> {
+        let (vault, words) = (self.vault()?, words.clone());
+        let keys = tokio::task::spawn_blocking(move || vault.unlock(words.expose())).await;
+        keys.map_err(failed)?.map_err(from_unlock)
+    }
+
+    /// Opens the data partition, then the vault on it, as far as it does not open by itself.
+    async fn open_data(&self, words: &Secret) -> Result<Keys, Refusal> {
+        let _one_at_a_time = self.changing.lock().await;
+        if self.vault.vault().is_none() {
+            let request = Request::UnlockData { passphrase: machine::passphrase(words)? };
+            self.helper()?.call(request).await?;
+            let (vault, opened) = run::open_vault(&self.arguments).await.map_err(failed)?;
+            self.vault.put(vault);
+            match opened {
+                vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys) => return Ok(keys),
+                vault::Opened::Locked(fault) => {
+                    self.now().state = State::Locked(Locked::of(&fault, Timestamp::now()));
+                }
+            }
+        }
+        self.unlock_vault(words).await
+    }
+
+    /// Binds the data partition to this TPM anew; what is told where that fails.
+    async fn seal_data(&self, words: &Secret) -> String {
+        let sealed = async {
+            let request = Request::SealData { passphrase: machine::passphrase(words)? };
+            self.helper()?.call(request).await.map_err(Refusal::from)
+        };
+        match sealed.await {
+            Ok(_) => String::new(),
+            Err(refusal) => format!(
+                "the data partition needs the recovery key at the next start too: {}; {}",
+                refusal.what, refusal.remedy
+            ),
+        }
     }
 }
 
@@ -91,11 +147,11 @@ fn from_unlock(error: UnlockError) -> Refusal {
 impl Appliance for Daemon {
     fn facts(&self) -> Facts {
         let open = self.open();
-        let (host, listeners, sessions) = {
+        let (host, listeners, sessions, data_locked) = {
             let now = self.now();
             let host = now.plain.as_ref().map_or_else(String::new, |plain| plain.host.to_string());
             let sessions = now.service.as_ref().map_or(0, Service::sessions);
-            (host, now.listening.clone(), sessions)
+            (host, now.listening.clone(), sessions, now.data_locked.clone())
         };
         let host_is_unknown = host.is_empty();
         let mut facts = Facts {
@@ -109,6 +165,8 @@ impl Appliance for Daemon {
                 Err(Closed::Locked(_)) => !host_is_unknown,
             },
             administrator: false,
+            addresses: machine::addresses(),
+            data_locked,
             started: self.started,
             listeners,
             sessions: sessions as u64,
@@ -181,15 +239,17 @@ impl Appliance for Daemon {
     }
 
     async fn unlock(&self, words: Secret) -> Result<Unlocked, Refusal> {
-        let vault = self.vault.clone();
-        let keys = tokio::task::spawn_blocking(move || vault.unlock(words.expose())).await;
-        let keys = keys.map_err(failed)?.map_err(from_unlock)?;
+        let closed = self.now().data_locked.is_some();
+        let keys = if closed { self.open_data(&words).await? } else { self.unlock_vault(&words).await? };
         let (lasting, identity) = (keys.lasting.clone(), keys.identity.clone());
         if let Err(error) = self.begin_open(keys).await {
             self.lock_for(&error);
             return Err(failed(error));
         }
+        self.now().data_locked = None;
         let advice = match &lasting {
+            // Only to a boot that the vault was sealed to is the partition sealed.
+            Lasting::Sealed if closed => self.seal_data(&words).await,
             Lasting::Sealed => String::new(),
             Lasting::ThisBoot(fault) => fault.to_string(),
         };
@@ -198,7 +258,7 @@ impl Appliance for Daemon {
     }
 
     async fn show_recovery(&self) -> Result<Secret, Refusal> {
-        let vault = self.vault.clone();
+        let vault = self.vault()?;
         let shown = tokio::task::spawn_blocking(move || vault.show_recovery_key()).await;
         match shown.map_err(failed)?.map_err(failed)? {
             Some(key) => Ok(Secret::new(Zeroizing::new(key.phrase().to_string()))),
@@ -211,13 +271,14 @@ impl Appliance for Daemon {
     }
 
     async fn confirm_recovery(&self, words: Secret) -> Result<(), Refusal> {
-        let vault = self.vault.clone();
-        let confirmed = tokio::task::spawn_blocking(move || vault.confirm_recovery_key(words.expose())).await;
-        confirmed.map_err(failed)?.map_err(from_unlock)
+        let (vault, asked) = (self.vault()?, words.clone());
+        let confirmed = tokio::task::spawn_blocking(move || vault.confirm_recovery_key(asked.expose())).await;
+        confirmed.map_err(failed)?.map_err(from_unlock)?;
+        self.enrol_for_data(&words).await
     }
 
     async fn renew_recovery(&self) -> Result<(), Refusal> {
-        let vault = self.vault.clone();
+        let vault = self.vault()?;
         tokio::task::spawn_blocking(move || vault.renew_recovery_key()).await.map_err(failed)?.map_err(failed)
     }
 
@@ -276,11 +337,7 @@ impl Appliance for Daemon {
         let parts = build::parts(Arc::new(settings), revision, &open.identity).map_err(failed)?;
         let after = parts.settings.clone();
         // All that can fail comes first, so that what runs is one revision or the other.
-        Plain::store(&self.arguments.data, &after).map_err(|error| {
-            failed(format!(
-                "the plain area can't be written: {error}; check the data disk, then apply the settings again"
-            ))
-        })?;
+        self.keep_plain(&after).await.map_err(failed)?;
         let mut old = None;
         if before.settings.intake != after.intake || before.settings.host != after.host {
             old = self.serve(&mut listeners, &open, &after).map_err(failed)?;
@@ -293,6 +350,40 @@ impl Appliance for Daemon {
         let changed = before.settings.spool != after.spool;
         Ok(Adopted { after_restart: if changed { vec!["spool".to_owned()] } else { Vec::new() } })
     }
+
+    fn network(&self) -> NetworkReport {
+        let configured = match self.open() {
+            Ok(open) => open.pipeline.live.parts().settings.network.clone(),
+            Err(_) => self.now().plain.as_ref().and_then(|plain| plain.network.clone()),
+        };
+        NetworkReport { configured, addresses: machine::addresses() }
+    }
+
+    async fn health(&self) -> HealthReport {
+        health::check(self).await
+    }
+
+    async fn update_status(&self) -> Result<UpdateReport, Refusal> {
+        updates::status(self).await
+    }
+
+    async fn install_update(
+        &self,
+        source: String,
+        sha256: Option<String>,
+        reboot: bool,
+    ) -> Result<UpdateReport, Refusal> {
+        updates::install(self, source, sha256, reboot).await
+    }
+
+    async fn acknowledge_update(&self) -> Result<(), Refusal> {
+        updates::acknowledge(self).await
+    }
+
+    async fn act_on_machine(&self, act: MachineAct) -> Result<(), Refusal> {
+        self.ask_machine(act).await
+    }
+
     async fn accept_test(&self, recipient: Address) -> Result<MessageId, Refusal> {
         let open = self.open()?;
         test_message::accept(&open.pipeline, recipient).await.map_err(|reply| {

@@ -11,7 +11,6 @@ use crate::{
     judging::Judging,
     live::{Live, Parts},
     pipeline::Pipeline,
-    plain::Plain,
 };
 use delivery::{CloudClient, Relay, Retry, Routes};
 use ledger::{ChainKey, DatabaseKey, Ledger, LedgerKeys};
@@ -118,7 +117,6 @@ fn open(
     workers: Arc<dyn Workers>,
 ) -> Result<Open, BuildError> {
     let epoch = keys.epochs.current().0;
-    Plain::store(data, &settings).map_err(|error| BuildError::Data(data.to_owned(), error))?;
     let parts = parts(Arc::new(settings), revision, &identity)?;
 
     let folder = data.join("spool");

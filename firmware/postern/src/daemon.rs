@@ -8,9 +8,12 @@
 use crate::{
     acceptors,
     build::{self, Begun, BuildError, Open},
+    health::Last,
+    helper::Client,
     listeners::{Listeners, Service},
-    plain::Plain,
+    plain::{Plain, StoreError},
     run::Arguments,
+    safe::Safe,
 };
 use jiff::Timestamp;
 use ledger::Ledger;
@@ -32,11 +35,15 @@ pub struct Daemon {
     /// How it was started.
     pub arguments: Arguments,
     /// The keys' owner.
-    pub vault: Vault,
+    pub vault: Safe,
+    /// Root's helper, where there is one.
+    pub helper: Option<Client>,
     workers: Arc<dyn Workers>,
     /// When it was started.
     pub started: Timestamp,
     now: Mutex<Now>,
+    /// What the last health check found.
+    pub health: Last,
     /// Held through every transition.
     pub changing: tokio::sync::Mutex<Listeners>,
 }
@@ -51,6 +58,8 @@ pub struct Now {
     pub listening: Vec<SocketAddr>,
     /// What a locked appliance knows of itself.
     pub plain: Option<Plain>,
+    /// Why the data partition is closed, while it is.
+    pub data_locked: Option<Locked>,
 }
 
 /// What there is to work with.
@@ -66,15 +75,17 @@ pub enum State {
 }
 
 impl Daemon {
-    /// The daemon around an opened or locked vault; not serving yet.
+    /// The daemon around an opened or locked vault, or without one while the data partition is closed; not serving yet.
     #[must_use]
-    pub fn new(arguments: Arguments, vault: Vault, workers: Arc<dyn Workers>) -> Self {
-        let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None };
+    pub fn new(arguments: Arguments, vault: Option<Vault>, workers: Arc<dyn Workers>) -> Self {
+        let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None, data_locked: None };
         Self {
+            helper: arguments.helper.as_deref().map(Client::new),
             arguments,
-            vault,
+            vault: Safe::new(vault),
             workers,
             started: Timestamp::now(),
+            health: Last::default(),
             now: Mutex::new(now),
             changing: tokio::sync::Mutex::new(Listeners::from_environment()),
         }
@@ -136,6 +147,13 @@ impl Daemon {
         settings: Settings,
         revision: u64,
     ) -> Result<(), BuildError> {
+        // A locked start must know it. Mail flows also where it can't be kept, except in a data folder that takes nothing.
+        if let Err(error) = self.keep_plain(&settings).await {
+            match error {
+                StoreError::File(_) => return Err(BuildError::Part(error.to_string())),
+                StoreError::Helper(_) => log::error!(error:%; "the plain area or the box's address is not as set"),
+            }
+        }
         let (data, workers) = (self.arguments.data.clone(), self.workers.clone());
         let opened = tokio::task::spawn_blocking(move || begun.open(&data, settings, revision, workers)).await;
         let open = Arc::new(opened.map_err(|error| BuildError::Part(error.to_string()))??);
@@ -209,10 +227,22 @@ impl Daemon {
 
     /// Goes on without keys: greets and answers 451, as far as the plain area says where.
     pub async fn begin_locked(&self, fault: &vault::Fault) {
-        let mut listeners = self.changing.lock().await;
         log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
-        let locked = Locked::of(fault, Timestamp::now());
-        let plain = match Plain::load(&self.arguments.data) {
+        self.answer_locked(Locked::of(fault, Timestamp::now())).await;
+    }
+
+    /// Goes on without the data partition, for this reason in two halves. The key store is on it, and the folder in its
+    /// place is not touched.
+    pub async fn begin_without_data(&self, reason: &str) {
+        log::error!(event = "locked", code = "data-locked", reason:%; "the data partition is closed; mail is answered 451");
+        let locked = Locked::of(&reason, Timestamp::now());
+        self.now().data_locked = Some(locked.clone());
+        self.answer_locked(locked).await;
+    }
+
+    async fn answer_locked(&self, locked: Locked) {
+        let mut listeners = self.changing.lock().await;
+        let plain = match self.store().load().await {
             Ok(plain) => plain,
             Err(error) => {
                 log::error!(error:%; "no listener can be opened");
@@ -270,7 +300,7 @@ impl Daemon {
     pub async fn ask_again(self: Arc<Self>) {
         while matches!(self.now().state, State::Locked(_)) {
             tokio::time::sleep(ASK_AGAIN).await;
-            let vault = self.vault.clone();
+            let Some(vault) = self.vault.vault() else { return };
             let opened = tokio::task::spawn_blocking(move || vault.retry()).await;
             match opened {
                 Ok(Some(vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys))) => {

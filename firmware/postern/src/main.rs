@@ -16,10 +16,13 @@ mod journal;
 mod judging;
 mod listeners;
 mod live;
+mod machine;
 mod pipeline;
 mod plain;
 mod run;
+mod safe;
 mod test_message;
+mod updates;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -43,9 +46,14 @@ enum Command {
     /// What needs root; started by systemd only
     #[command(hide = true)]
     Helper(helper::Arguments),
+    /// Whether the image that runs stays; started by systemd only
+    #[command(hide = true)]
+    Trial(health::trial::Arguments),
     /// One judging process; started by the daemon only
     #[command(hide = true)]
     Worker,
+    /// The console: first questions, status, and what an operator in front of the box may do
+    Console,
     #[command(flatten)]
     Operator(cli::Command),
 }
@@ -55,7 +63,9 @@ fn main() -> ExitCode {
     match command {
         Command::Run(arguments) => run::run(*arguments, face.socket()),
         Command::Helper(arguments) => helper::run(arguments),
+        Command::Trial(arguments) => health::trial::run(&arguments, &face.socket()),
         Command::Worker => worker::main(),
+        Command::Console => operator::console::run(face.socket()),
         Command::Operator(command) => cli::run(command, &face),
     }
 }

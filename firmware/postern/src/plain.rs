@@ -9,6 +9,7 @@
 
 pub mod area;
 
+use crate::helper::{Client, HelperError, Request, Response};
 use mail::Domain;
 use serde::{Deserialize, Serialize};
 use settings::{Addressing, Settings};
@@ -39,6 +40,55 @@ pub struct Plain {
     pub network: Option<Addressing>,
 }
 
+/// Where it is kept.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A file in this folder.
+    Folder(PathBuf),
+    /// The partition, through the helper.
+    Partition(Client),
+}
+
+impl Store {
+    /// Reads it; `None` where the box was never set up.
+    ///
+    /// # Errors
+    /// It can't be read, or is not what we wrote.
+    pub async fn load(&self) -> Result<Option<Plain>, StoreError> {
+        match self {
+            Self::Folder(folder) => Ok(Plain::load(folder)?),
+            Self::Partition(helper) => match helper.call(Request::ReadPlain).await? {
+                Response::Plain(plain) => Ok(plain),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Keeps host name and listeners of `settings`; the address is kept with its taking into force.
+    ///
+    /// # Errors
+    /// The disk would not take it.
+    pub async fn keep(&self, settings: &Settings) -> Result<(), StoreError> {
+        let host = settings.host.name.clone();
+        let listen: Vec<SocketAddr> = settings.intake.listen.iter().copied().take(MAX_LISTENERS).collect();
+        match self {
+            Self::Folder(folder) => Ok(Plain::store(folder, Plain { host, listen, network: None })?),
+            Self::Partition(helper) => Ok(helper.call(Request::StorePlain { host, listen }).await.map(drop)?),
+        }
+    }
+}
+
+/// The plain area can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// As a file.
+    #[error("the plain area can't be used: {0}; check the data disk, then apply the settings again")]
+    File(#[from] io::Error),
+    /// As a partition.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+}
+
 impl Plain {
     fn file(data: &Path) -> PathBuf {
         data.join("plain.json")
@@ -52,11 +102,7 @@ impl Plain {
         good.then_some(parsed)
     }
 
-    /// Reads it from a folder; `None` where the box was never set up.
-    ///
-    /// # Errors
-    /// The file can't be read, or is not what we wrote.
-    pub fn load(data: &Path) -> io::Result<Option<Self>> {
+    fn load(data: &Path) -> io::Result<Option<Self>> {
         let path = Self::file(data);
         let length = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
@@ -114,13 +160,8 @@ impl Plain {
         }
     }
 
-    /// Writes host name and listeners to a folder, where they differ from `settings`.
-    ///
-    /// # Errors
-    /// The disk would not take it.
-    pub fn store(data: &Path, settings: &Settings) -> io::Result<()> {
-        let listen = settings.intake.listen.iter().copied().take(MAX_LISTENERS).collect();
-        let plain = Self { host: settings.host.name.clone(), listen, network: None };
+    /// Writes it where it differs from what is there.
+    fn store(data: &Path, plain: Self) -> io::Result<()> {
         if matches!(Self::load(data), Ok(Some(stored)) if stored == plain) {
             return Ok(());
         }

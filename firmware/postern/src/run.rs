@@ -40,6 +40,12 @@ pub struct Arguments {
     /// The signed PCR policies of this image (JSON)
     #[arg(long, default_value = "/usr/share/postern/policy-signatures.json")]
     pub policy_signatures: PathBuf,
+    /// Root's helper; without one nothing of the machine itself is touched
+    #[arg(long, value_name = "SOCKET")]
+    pub helper: Option<PathBuf>,
+    /// There while the data partition is closed and its folder only stands in for it; holds why
+    #[arg(long, value_name = "FILE")]
+    pub data_locked: Option<PathBuf>,
     /// Security generation that the keys are sealed for
     #[arg(long, default_value_t = 1)]
     pub generation: u32,
@@ -91,15 +97,25 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
     runtime.block_on(async {
         // Caught from here on, so that a stop during the start is a clean one.
         let stopped = stop_signal().map_err(|error| part("signals can't be caught", &error))?;
-        let (vault, opened) = open_vault(&arguments).await?;
-        let daemon = Arc::new(Daemon::new(arguments, vault, workers));
-        match opened {
-            Opened::Fresh(keys) | Opened::Unlocked(keys) => daemon.begin_open(keys).await?,
-            Opened::Locked(fault) => {
-                daemon.begin_locked(&fault).await;
-                tokio::spawn(daemon.clone().ask_again());
+        let daemon = match why_data_is_locked(&arguments) {
+            Some(reason) => {
+                let daemon = Arc::new(Daemon::new(arguments, None, workers));
+                daemon.begin_without_data(&reason).await;
+                daemon
             }
-        }
+            None => {
+                let (vault, opened) = open_vault(&arguments).await?;
+                let daemon = Arc::new(Daemon::new(arguments, Some(vault), workers));
+                match opened {
+                    Opened::Fresh(keys) | Opened::Unlocked(keys) => daemon.begin_open(keys).await?,
+                    Opened::Locked(fault) => {
+                        daemon.begin_locked(&fault).await;
+                        tokio::spawn(daemon.clone().ask_again());
+                    }
+                }
+                daemon
+            }
+        };
         let (stop, mut stopping) = watch::channel(false);
         let listener = operator::bind(socket)
             .map_err(|error| part(&format!("the operators' socket {} can't be opened", socket.display()), &error))?;
@@ -118,7 +134,22 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
     })
 }
 
-async fn open_vault(arguments: &Arguments) -> Result<(Vault, Opened), BuildError> {
+/// Why the data folder is not the data partition; none where it is. A file that can't be read is a reason too: keys must
+/// never be made in a folder that only stands in.
+fn why_data_is_locked(arguments: &Arguments) -> Option<String> {
+    let file = arguments.data_locked.as_deref()?;
+    match std::fs::read_to_string(file) {
+        Ok(reason) => Some(reason.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{} can't be read: {error}; restart the box", file.display())),
+    }
+}
+
+/// Opens the vault on the data folder.
+///
+/// # Errors
+/// The TPM's name is none, or no thread can be started.
+pub async fn open_vault(arguments: &Arguments) -> Result<(Vault, Opened), BuildError> {
     let config = VaultConfig {
         dir: arguments.data.join("keys"),
         tcti: arguments.tcti.clone(),

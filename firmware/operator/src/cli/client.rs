@@ -15,16 +15,41 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Verifying millions of records takes minutes, nothing else does.
+/// Verifying millions of records takes minutes, nothing else does but an installation.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Fetching an image over a slow line, and writing it to a slow disk.
+const INSTALLATION: Duration = Duration::from_secs(3 * 3600);
 
 /// Bytes set aside for a request, so that a secret in it is not copied as it grows.
 const REQUEST: usize = 16 * 1024;
 
 /// Asks the daemon at `socket`.
 pub(super) fn call(socket: &Path, request: Request) -> Result<Response, Refusal> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable_at(socket, &error))?;
-    let answer = exchange(&mut stream, request).map_err(|error| {
+    ask(&mut connect(socket)?, request)
+}
+
+/// Asks the daemon at `socket`, and waits no longer than `patience` for it.
+///
+/// # Errors
+/// What the daemon answers, or that it does not.
+pub fn call_within(socket: &Path, request: Request, patience: Duration) -> Result<Response, Refusal> {
+    ask_within(&mut connect(socket)?, request, patience)
+}
+
+/// A connection to the daemon at `socket`; requests go over it one by one.
+pub(crate) fn connect(socket: &Path) -> Result<UnixStream, Refusal> {
+    UnixStream::connect(socket).map_err(|error| unreachable_at(socket, &error))
+}
+
+/// Sends a request over a connection, and waits for its answer.
+pub(crate) fn ask(stream: &mut UnixStream, request: Request) -> Result<Response, Refusal> {
+    let patience = if matches!(request, Request::UpdateInstall { .. }) { INSTALLATION } else { PATIENCE };
+    ask_within(stream, request, patience)
+}
+
+fn ask_within(stream: &mut UnixStream, request: Request, patience: Duration) -> Result<Response, Refusal> {
+    let answer = exchange(stream, request, patience).map_err(|error| {
         Refusal::new(
             Fault::Unreachable,
             format!("the daemon broke off the conversation: {error}"),
@@ -41,9 +66,9 @@ pub(super) fn call(socket: &Path, request: Request) -> Result<Response, Refusal>
     answer.result
 }
 
-fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(stream: &mut UnixStream, request: Request, patience: Duration) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     let mut line = Zeroizing::new(Vec::with_capacity(REQUEST));
     serde_json::to_writer(&mut *line, &Call { version: VERSION, request })?;
     line.push(b'\n');

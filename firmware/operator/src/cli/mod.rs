@@ -5,12 +5,16 @@
 //! input and never taken as arguments, which every process can see; exit 0 done, 1 refused or failed, 2 usage; text
 //! from outside can't command the terminal. A crash leaves nothing behind.
 
-mod client;
-mod form;
+pub(crate) mod client;
+pub(crate) mod form;
+mod image;
 mod life;
+mod machine;
 mod offline;
 mod print;
-mod table;
+pub(crate) mod table;
+
+pub use client::call_within;
 
 use crate::{Fault, Refusal, Request, Response, Secret, protocol::MOST_ROWS};
 use clap::{Args, Subcommand};
@@ -23,6 +27,7 @@ use std::{
     io::{self, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
 
@@ -31,6 +36,9 @@ pub const SOCKET: &str = "/run/postern/postern.sock";
 
 /// The variable that names another socket.
 pub const SOCKET_VARIABLE: &str = "POSTERN_SOCKET";
+
+/// Between two health checks of one command.
+const BETWEEN_CHECKS: Duration = Duration::from_secs(2);
 
 /// Bytes of a secret: a recovery key has some two hundred.
 const LONGEST_SECRET: u64 = 4096;
@@ -76,12 +84,24 @@ pub enum Command {
         /// To whom
         recipient: Address,
     },
+    /// Send messages of its own through the appliance, to nobody, and say of each step whether it works
+    Health {
+        /// Try again for so long until it is healthy
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        wait: u64,
+    },
+    /// Updates of the image
+    #[command(subcommand)]
+    Update(UpdateCommand),
     /// The records of what was done
     #[command(subcommand)]
     Audit(Audit),
     /// The settings in force
     #[command(subcommand)]
     Settings(SettingsCommand),
+    /// The machine below the appliance
+    #[command(flatten)]
+    Machine(machine::MachineCommand),
     /// Report every error of a settings file at once; needs no daemon
     Check {
         /// The file, or - for standard input
@@ -168,6 +188,27 @@ pub enum Recovery {
     Confirm,
     /// Make a new recovery key, where the paper is lost or was seen; the old words open nothing any more
     Renew,
+}
+
+/// `postern update`
+#[derive(Clone, Debug, Subcommand)]
+pub enum UpdateCommand {
+    /// Both slots, and what became of the last update
+    Status,
+    /// Install an image into the slot that does not run; the next start tries it
+    Install {
+        /// A bundle in /data/update, or an https URL
+        #[arg(value_name = "FILE|URL")]
+        source: String,
+        /// What the bundle's SHA-256 must be
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+        /// Restart at once to try it
+        #[arg(long)]
+        reboot: bool,
+    },
+    /// Take note of why the last update did not stay
+    Acknowledge,
 }
 
 /// `postern audit`
@@ -310,11 +351,34 @@ fn json(value: &impl Serialize) -> String {
 
 /// Asks the daemon.
 fn ask(command: Command, face: &Face, streams: &mut Streams<'_>) -> Result<Done, Refusal> {
+    let until = match command {
+        Command::Health { wait } => Instant::now().checked_add(Duration::from_secs(wait)),
+        _ => None,
+    };
     let request = request(command, streams)?;
-    let response = client::call(&face.socket(), request)?;
-    let good = !matches!(&response, Response::Audit(report) if !report.good);
+    let response = match until {
+        Some(until) => health_until(until, &face.socket())?,
+        None => client::call(&face.socket(), request)?,
+    };
+    let good = match &response {
+        Response::Audit(report) => report.good,
+        Response::Health(report) => report.healthy,
+        _ => true,
+    };
     let text = if face.json { print::json_of(&response) } else { print::text_of(&response) };
     Ok(Done { text: Zeroizing::new(text), good })
+}
+
+/// Asks for the health until it is good or the time is over; the daemon may only be starting.
+fn health_until(until: Instant, socket: &Path) -> Result<Response, Refusal> {
+    loop {
+        let answer = client::call(socket, Request::Health);
+        let good = matches!(&answer, Ok(Response::Health(report)) if report.healthy);
+        if good || Instant::now() + BETWEEN_CHECKS > until {
+            return answer;
+        }
+        std::thread::sleep(BETWEEN_CHECKS);
+    }
 }
 
 fn request(command: Command, streams: &mut Streams<'_>) -> Result<Request, Refusal> {
@@ -338,6 +402,13 @@ fn request(command: Command, streams: &mut Streams<'_>) -> Result<Request, Refus
         Command::Keys(Keys::Recovery(Recovery::Renew)) => Request::RecoveryRenew,
         Command::Enrol => Request::Enrol { code: secret("The one-time code of the service, then Enter:", streams)? },
         Command::TestMail { recipient } => Request::TestMail { recipient },
+        Command::Health { .. } => Request::Health,
+        Command::Update(UpdateCommand::Status) => Request::UpdateStatus,
+        Command::Update(UpdateCommand::Install { source, sha256, reboot }) => {
+            Request::UpdateInstall { source, sha256, reboot }
+        }
+        Command::Update(UpdateCommand::Acknowledge) => Request::UpdateAcknowledge,
+        Command::Machine(command) => machine::request(command)?,
         Command::Audit(Audit::Verify) => Request::AuditVerify,
         Command::Settings(SettingsCommand::Show) => Request::SettingsShow,
         Command::Settings(SettingsCommand::Apply { file }) => {

@@ -6,8 +6,9 @@
 
 use super::{
     form::{counted, people, sender, size, span, time},
-    json,
+    image, json,
     life::message,
+    machine::{addresses, done, network},
     table::{Table, clean, lines},
 };
 use crate::{
@@ -37,6 +38,11 @@ pub(super) fn json_of(response: &Response) -> String {
         Response::Tested(report) => json(report),
         Response::SignedIn { name } => json(&object!({ "signed_in": name })),
         Response::SignedOut => json(&object!({ "signed_in": null })),
+        Response::Network(report) => json(report),
+        Response::Machine(act) => json(&object!({ "done": act.name() })),
+        Response::Health(report) => json(report),
+        Response::Update(report) => json(report),
+        Response::UpdateAcknowledged => json(&object!({ "acknowledged": true })),
         Response::Audit(report) => json(report),
         Response::Settings(report) => json(report),
         Response::Applied(report) => json(report),
@@ -73,6 +79,11 @@ pub(super) fn text_of(response: &Response) -> String {
         Response::Tested(report) => tested(report),
         Response::SignedIn { name } => format!("signed in as {}\n", clean(name)),
         Response::SignedOut => "signed out\n".to_owned(),
+        Response::Network(report) => network(report),
+        Response::Machine(act) => done(act),
+        Response::Health(report) => image::health(report),
+        Response::Update(report) => image::update(report),
+        Response::UpdateAcknowledged => "taken note of\n".to_owned(),
         Response::Audit(report) => audit(report),
         Response::Settings(report) => settings(report),
         Response::Applied(report) => applied(report),
@@ -114,6 +125,7 @@ fn status(report: &StatusReport) -> String {
     top.add("version", format!("{}{development}", facts.version));
     let open = if facts.set_up { "open" } else { "not set up: `postern console`, or `postern settings apply FILE`" };
     top.add("state", if report.locked.is_some() { "locked" } else { open });
+    top.add("addresses", addresses(&facts.addresses));
     top.add("started", time(facts.started));
     top.add("settings", format!("revision {}", report.settings_revision));
     let listeners: Vec<String> = facts.listeners.iter().map(ToString::to_string).collect();

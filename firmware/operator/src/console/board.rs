@@ -70,6 +70,7 @@ fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
         let listeners = joined(facts.listeners.iter());
         sheet.fact("SMTP", &format!("{listeners}, {}", counted(facts.sessions, "session")), PLAIN);
     }
+    software(state, sheet);
     if status.locked.is_none() {
         sheet.fact("Keys", keys(status), if status.keys.sealed { PLAIN } else { BAD });
     }
@@ -86,6 +87,34 @@ fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
     }
     if let Some(figures) = &status.queue {
         queue(state, figures, sheet);
+    }
+}
+
+/// The slots, the one that runs first, and an update that is under way or did not stay.
+fn software(state: &State, sheet: &mut Sheet<'_>) {
+    let Some(report) = &state.update else {
+        sheet.fact("Slots", "-", PLAIN);
+        return;
+    };
+    let mut slots: Vec<_> = report.slots.iter().collect();
+    slots.sort_by_key(|slot| !slot.running);
+    let slots = slots.into_iter().map(|slot| {
+        let version = slot.version.as_deref().unwrap_or("empty");
+        let marks = [(slot.running, "runs"), (slot.next && !slot.running, "next"), (!slot.good, "not proven")];
+        let marks: Vec<&str> = marks.into_iter().filter(|(holds, _)| *holds).map(|(_, mark)| mark).collect();
+        if marks.is_empty() {
+            format!("{} {version}", slot.name)
+        } else {
+            format!("{} {version} ({})", slot.name, marks.join(", "))
+        }
+    });
+    sheet.fact("Slots", &joined(slots), PLAIN);
+    if let Some(progress) = &report.progress {
+        sheet.fact("Update", progress, STRONG);
+    } else if let Some(update) = report.update.as_ref().filter(|update| update.reason.is_some()) {
+        let what = update.reason.as_ref().map_or("", |reason| reason.what.as_str());
+        let style = if update.alarm().is_some() { BAD } else { PLAIN };
+        sheet.fact("Update", &format!("to {} on {}: {what}", update.to.version, time(update.since)), style);
     }
 }
 
@@ -128,7 +157,8 @@ fn attention(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
         let since = span(of.since, state.now);
         Halves::new(format!("{} fails for {since}: {}", of.destination, of.error), "its mail waits and is tried again")
     });
-    let alarms = alarms.iter().map(|alarm| Halves::new(&alarm.what, &alarm.remedy));
+    let data = status.facts.data_locked.iter().map(|locked| Halves::new(&locked.what, &locked.remedy));
+    let alarms = data.chain(alarms.iter().map(|alarm| Halves::new(&alarm.what, &alarm.remedy)));
     let all: Vec<Halves> = failing.chain(alarms).collect();
     if all.is_empty() {
         return;

@@ -26,6 +26,7 @@ pub enum FormKind {
     Unlock,
     Enrol,
     TestMail,
+    Update,
     Machine(MachineAct),
 }
 
@@ -45,6 +46,11 @@ impl Form {
             FormKind::Unlock => vec![Field::text("Recovery key", "all its words, with blanks between them")],
             FormKind::Enrol => vec![Field::text("One-time code", "as the service shows it")],
             FormKind::TestMail => vec![Field::text("Recipient", "you@example.org")],
+            FormKind::Update => vec![
+                Field::text("Image", "https://updates.example.net/postern.raucb"),
+                Field::text("Its SHA-256", "64 hexadecimal digits (empty: not compared)"),
+                Field::choice("Restart", &["now", "later"]),
+            ],
             FormKind::Machine(MachineAct::FactoryReset) => vec![Field::text("Type the word", RESET_WORD)],
             FormKind::Machine(_) => Vec::new(),
         };
@@ -57,6 +63,7 @@ impl Form {
             FormKind::Unlock => "Unlock with the recovery key",
             FormKind::Enrol => "Enrol with the cloud service",
             FormKind::TestMail => "Send a test message",
+            FormKind::Update => "Update",
             FormKind::Machine(MachineAct::Reboot) => "Restart the appliance",
             FormKind::Machine(MachineAct::PowerOff) => "Switch the appliance off",
             FormKind::Machine(MachineAct::FactoryReset) => "Factory reset",
@@ -78,6 +85,11 @@ impl Form {
             }
             FormKind::TestMail => {
                 "A message of the appliance's own goes the way of all mail. It takes up to half a minute."
+            }
+            FormKind::Update => {
+                "The image is fetched, its signature is checked, and it is written beside the one that runs. The next \
+                 start tries it; where mail does not flow with it, the present one comes back by itself. Fetching may \
+                 take many minutes."
             }
             FormKind::Machine(MachineAct::Reboot) => {
                 "What is under way is finished, then the machine starts anew. Mail in the queue stays there."
@@ -136,6 +148,10 @@ impl Form {
                     return Vec::new();
                 }
             },
+            FormKind::Update => {
+                let sha256 = Some(value(1)).filter(|digits| !digits.is_empty());
+                Request::UpdateInstall { source: value(0), sha256, reboot: value(2) == "now" }
+            }
             FormKind::Machine(MachineAct::FactoryReset) if value(0) != RESET_WORD => {
                 let remedy = format!("type {RESET_WORD} in capital letters, or go back with Esc");
                 self.error = Some(Halves::new("this is not the word; nothing was done", remedy));
@@ -159,6 +175,7 @@ impl FormKind {
                 Some(format!("Enrolled as {} of {}.", enrolment.appliance, enrolment.tenant))
             }
             Response::Tested(report) => Some(tested(report)),
+            Response::Update(_) => Some("The image is installed; the next start tries it.".to_owned()),
             Response::Machine(MachineAct::PowerOff) => Some("The appliance switches off.".to_owned()),
             Response::Machine(_) => Some("The appliance starts anew.".to_owned()),
             _ => None,
@@ -203,6 +220,7 @@ impl Menu {
                     ("Recovery key: make a new one", Choice::Recovery),
                     ("Enrol with the cloud service", Choice::Enrolment),
                     ("Send a test message", Choice::TestMail),
+                    ("Update from a URL", Choice::Update),
                     ("Restart", Choice::Restart),
                     ("Switch off", Choice::PowerOff),
                     ("Sign out", Choice::SignOut),

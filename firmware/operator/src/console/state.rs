@@ -11,12 +11,15 @@ use super::{
     recovery::Recovery,
     wizard::{Way, Wizard},
 };
-use crate::{CloudState, Fault, Refusal, Request, Response, view::StatusReport};
+use crate::{CloudState, Fault, Refusal, Request, Response, update::UpdateReport, view::StatusReport};
 use jiff::Timestamp;
 use std::collections::VecDeque;
 
 /// Between two looks at the status.
 const LOOK: i64 = 2;
+
+/// Between two looks at the slots.
+const LOOK_AT_SLOTS: i64 = 30;
 
 /// Nobody is there any more: what an operator sees goes from the screen.
 const IDLE: i64 = 10 * 60;
@@ -28,6 +31,8 @@ pub struct State {
     /// Why the daemon does not answer; `None`: it does.
     pub down: Option<Refusal>,
     pub status: Option<StatusReport>,
+    /// Slots and the last update, where there are any.
+    pub update: Option<UpdateReport>,
     pub screen: Screen,
     /// Kept while another screen is shown.
     pub wizard: Option<Wizard>,
@@ -38,6 +43,8 @@ pub struct State {
     pub busy: bool,
     asked: VecDeque<Asked>,
     looked: Option<Timestamp>,
+    /// When the slots were looked at: root's helper is asked for them.
+    looked_at_slots: Option<Timestamp>,
     touched: Timestamp,
     /// What goes on once somebody has signed in.
     after: Option<(Screen, Purpose, Option<Request>)>,
@@ -72,8 +79,16 @@ enum Purpose {
     Settings,
     /// The wizard's own sign-in, on a connection that has none.
     Resume,
+    Update,
     /// Nothing depends on it.
     Other,
+}
+
+impl Purpose {
+    /// Nobody waits for the answer.
+    fn is_quiet(self) -> bool {
+        matches!(self, Self::Status | Self::Update | Self::Other)
+    }
 }
 
 impl State {
@@ -84,6 +99,7 @@ impl State {
             now,
             down: None,
             status: None,
+            update: None,
             screen: Screen::Board,
             wizard: None,
             signed_in: None,
@@ -91,6 +107,7 @@ impl State {
             busy: false,
             asked: VecDeque::new(),
             looked: None,
+            looked_at_slots: None,
             touched: now,
             after: None,
         }
@@ -98,7 +115,7 @@ impl State {
 
     fn ask(&mut self, purpose: Purpose, request: Request) -> Vec<Effect> {
         self.asked.push_back(Asked { purpose, request: request.clone(), again: false });
-        self.busy = self.asked.iter().any(|asked| !matches!(asked.purpose, Purpose::Status | Purpose::Other));
+        self.busy = self.asked.iter().any(|asked| !asked.purpose.is_quiet());
         vec![Effect::Ask(request)]
     }
 
@@ -126,7 +143,7 @@ pub fn update(mut state: State, event: Event) -> (State, Vec<Effect>) {
     let effects = match event {
         Event::Tick(now) => tick(&mut state, now),
         Event::Up => {
-            (state.down, state.looked) = (None, None);
+            (state.down, state.looked, state.looked_at_slots) = (None, None, None);
             look(&mut state)
         }
         Event::Down(refusal) => {
@@ -166,18 +183,25 @@ fn look(state: &mut State) -> Vec<Effect> {
         return Vec::new();
     }
     state.looked = Some(state.now);
-    state.ask(Purpose::Status, Request::Status)
+    let mut effects = state.ask(Purpose::Status, Request::Status);
+    let due = |at: Timestamp| (state.now.as_second() - at.as_second()).abs() >= LOOK_AT_SLOTS;
+    if state.looked_at_slots.is_none_or(due) {
+        state.looked_at_slots = Some(state.now);
+        effects.extend(state.ask(Purpose::Update, Request::UpdateStatus));
+    }
+    effects
 }
 
 fn answer(state: &mut State, result: Result<Response, Refusal>) -> Vec<Effect> {
     let Some(asked) = state.asked.pop_front() else { return Vec::new() };
-    state.busy = state.asked.iter().any(|asked| !matches!(asked.purpose, Purpose::Status | Purpose::Other));
+    state.busy = state.asked.iter().any(|asked| !asked.purpose.is_quiet());
     if let Ok(Response::SignedIn { name }) = &result {
         state.signed_in = Some(name.clone());
     }
     if let Err(refusal) = &result
         && refusal.fault == Fault::SignIn
         && !asked.again
+        && !asked.purpose.is_quiet()
     {
         state.signed_in = None;
         return sign_in_for(state, asked);
@@ -187,6 +211,14 @@ fn answer(state: &mut State, result: Result<Response, Refusal>) -> Vec<Effect> {
             if let Ok(Response::Status(report)) = result {
                 state.status = Some(*report);
             }
+            Vec::new()
+        }
+        Purpose::Update => {
+            state.update = match result {
+                Ok(Response::Update(report)) => Some(report),
+                // No appliance with slots, or nobody who knows.
+                _ => None,
+            };
             Vec::new()
         }
         Purpose::Wizard => {
@@ -250,7 +282,7 @@ fn answer_to_form(state: &mut State, result: Result<Response, Refusal>) -> Vec<E
     };
     state.told = form.kind.told(&response);
     state.screen = Screen::Board;
-    if form_signed_in(&response) {
+    if matches!(response, Response::SignedIn { .. }) {
         state.told = None;
         return match state.after.take() {
             Some((screen, purpose, request)) => {
@@ -264,10 +296,6 @@ fn answer_to_form(state: &mut State, result: Result<Response, Refusal>) -> Vec<E
         };
     }
     look(state)
-}
-
-fn form_signed_in(response: &Response) -> bool {
-    matches!(response, Response::SignedIn { .. })
 }
 
 fn pressed(state: &mut State, key: Key) -> Vec<Effect> {
@@ -367,6 +395,7 @@ pub enum Choice {
     Recovery,
     Enrolment,
     TestMail,
+    Update,
     SignOut,
     Restart,
     PowerOff,
@@ -389,6 +418,7 @@ fn choose(state: &mut State, choice: Option<Choice>) -> Vec<Effect> {
         }
         Choice::Enrolment => FormKind::Enrol,
         Choice::TestMail => FormKind::TestMail,
+        Choice::Update => FormKind::Update,
         Choice::Restart => FormKind::Machine(MachineAct::Reboot),
         Choice::PowerOff => FormKind::Machine(MachineAct::PowerOff),
         Choice::Reset => FormKind::Machine(MachineAct::FactoryReset),

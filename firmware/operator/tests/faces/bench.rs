@@ -11,6 +11,9 @@ use operator::{
     Adopted, Appliance, Closed, CloudState, Enrolment, Facts, Fault, KeyFacts, Locked, Opened, Operator, Refusal,
     Secret, Unlocked,
     cli::{self, Face, Streams},
+    health::{HealthCheck, HealthReport, HealthState},
+    machine::{MachineAct, NetworkReport},
+    update::UpdateReport,
 };
 use settings::{Roots, Settings};
 use spool::{Acceptance, Config, Keys, Planned, Settlement, Spool, disk::RealDisk};
@@ -41,9 +44,11 @@ pub struct Machine {
     shown: AtomicBool,
     confirmed: AtomicBool,
     slow: Mutex<Duration>,
+    update: Mutex<UpdateReport>,
     resumed: Mutex<Vec<String>>,
     settings: Mutex<(Arc<Settings>, u64)>,
     started: Timestamp,
+    acts: Mutex<Vec<MachineAct>>,
 }
 
 impl Machine {
@@ -75,6 +80,8 @@ impl Appliance for Machine {
             host: "postern.example.org".into(),
             version: "0.1.0".into(),
             development: true,
+            addresses: vec!["192.0.2.10".parse().unwrap()],
+            data_locked: None,
             set_up: self.set_up.load(Ordering::SeqCst),
             administrator: !self.settings.lock().unwrap().0.operators.is_empty(),
             started: self.started,
@@ -151,6 +158,47 @@ impl Appliance for Machine {
             return Err(Refusal::new(Fault::Refused, "the service does not know this code", "ask for a new one"));
         }
         Ok(Enrolment { appliance: "box-1".into(), tenant: "Example Clinic".into(), valid_until: None })
+    }
+
+    fn network(&self) -> NetworkReport {
+        let configured = self.settings.lock().unwrap().0.network.clone();
+        NetworkReport { configured, addresses: vec!["192.0.2.10".parse().unwrap()] }
+    }
+
+    async fn health(&self) -> HealthReport {
+        let state = if self.locked.load(Ordering::SeqCst) { HealthState::Failed } else { HealthState::Passed };
+        HealthReport::new(vec![HealthCheck::told("keys", state, "asked of the TPM; look at it")])
+    }
+
+    async fn update_status(&self) -> Result<UpdateReport, Refusal> {
+        Ok(self.update.lock().unwrap().clone())
+    }
+
+    async fn install_update(
+        &self,
+        source: String,
+        sha256: Option<String>,
+        reboot: bool,
+    ) -> Result<UpdateReport, Refusal> {
+        if source.ends_with("old.raucb") {
+            return Err(Refusal::new(Fault::Refused, "version 0.1.0 is older than 0.2.0", "install a newer one"));
+        }
+        let mut update = self.update.lock().unwrap();
+        update.progress = Some(format!("{source} {} {reboot}", sha256.unwrap_or_default()));
+        Ok(update.clone())
+    }
+
+    async fn acknowledge_update(&self) -> Result<(), Refusal> {
+        *self.update.lock().unwrap() = UpdateReport::default();
+        Ok(())
+    }
+
+    async fn act_on_machine(&self, act: MachineAct) -> Result<(), Refusal> {
+        if let MachineAct::PowerOff = act {
+            return Err(Refusal::new(Fault::Failed, "systemctl failed", "try again"));
+        }
+        self.acts.lock().unwrap().push(act);
+        Ok(())
     }
 
     async fn admit(&self, settings: &Settings) -> Result<(), Refusal> {
@@ -266,10 +314,12 @@ impl Bench {
             set_up: AtomicBool::new(true),
             shown: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
+            update: Mutex::default(),
             slow: Mutex::new(Duration::ZERO),
             resumed: Mutex::default(),
             settings: Mutex::new((Arc::new(settings::parse(SETTINGS).unwrap()), 0)),
             started: Timestamp::now(),
+            acts: Mutex::default(),
         });
         let mut bench = Self { folder, appliance, stop: None, served: None };
         let listener = operator::bind(&bench.socket()).unwrap();
@@ -300,6 +350,11 @@ impl Bench {
     /// As before the first settings.
     pub fn forget_settings(&self) {
         self.appliance.set_up.store(false, Ordering::SeqCst);
+    }
+
+    /// What the machine was asked to do, in order.
+    pub fn acts(&self) -> Vec<MachineAct> {
+        self.appliance.acts.lock().unwrap().clone()
     }
 
     pub fn lock(&self) {

@@ -4,6 +4,7 @@
 
 mod bench;
 mod conversation;
+mod machine;
 mod offline;
 mod operating;
 mod sign_in;

@@ -43,6 +43,14 @@ impl Client {
     /// # Errors
     /// What the helper answers, or [`ErrorKind::Unreachable`].
     pub async fn call(&self, request: Request) -> Result<Response, HelperError> {
+        self.call_within(request, PATIENCE).await
+    }
+
+    /// As [`Client::call`], with another patience.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_within(&self, request: Request, patience: Duration) -> Result<Response, HelperError> {
         let name = request.name();
         let unreachable = |what: String| {
             HelperError::new(
@@ -51,8 +59,8 @@ impl Client {
                 "look at the log of postern-helper, then try again",
             )
         };
-        match tokio::time::timeout(PATIENCE, self.exchange(request)).await {
-            Err(_) => Err(unreachable(format!("no answer in {} s", PATIENCE.as_secs()))),
+        match tokio::time::timeout(patience, self.exchange(request)).await {
+            Err(_) => Err(unreachable(format!("no answer in {} s", patience.as_secs()))),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Ok(Ok(answer)) if answer.version != VERSION => {
                 Err(unreachable(format!("it speaks version {}, this daemon version {VERSION}", answer.version)))
