@@ -69,7 +69,9 @@ pub struct DestinationFigures {
 
 impl From<Stats> for QueueFigures {
     fn from(stats: Stats) -> Self {
-        let destinations = stats.destinations.into_iter().map(|of| DestinationFigures {
+        // A health check's messages are no mail.
+        let mail = stats.destinations.into_iter().filter(|of| !of.destination.is_probe());
+        let destinations = mail.map(|of| DestinationFigures {
             destination: of.destination.to_string(),
             waiting: of.waiting,
             delivering: of.delivering,

@@ -313,6 +313,7 @@ impl Appliance for Daemon {
     }
 
     async fn admit(&self, settings: &Settings) -> Result<(), Refusal> {
+        updates::admit_settings(self)?;
         let identity = match &self.now().state {
             State::Open(open) => open.identity.clone(),
             State::NotSetUp(begun) => begun.identity.clone(),

@@ -4,6 +4,7 @@
 
 mod bench;
 mod conversation;
+mod image;
 mod machine;
 mod offline;
 mod operating;
