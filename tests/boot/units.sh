@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Holds the appliance's units against the surrogate's systemd, without booting.
 #
-# Job: `systemd-analyze verify` of every unit of the overlay and of what the boot pulls in, the exposure of the daemon
-# (at most 1.5) and of its neighbours, and that nothing can open a shell or a getty. Place: `make image-check`, where the
+# Job: `systemd-analyze verify` of every unit of the overlay and of what the boot pulls in, and the exposure of the daemon
+# (at most 1.5) and of its neighbours. Place: `make image-check`, where the
 # surrogate's packages are in the cache. Invariants: runs on a copy; nothing is started. A crash leaves a temporary folder.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 overlay=$(cd "$here/../../board/common/overlay" && pwd)
 
-# Exposure that each unit may have, in tenths (systemd-analyze security --threshold is in hundredths of it).
+# Exposure that each unit may have, in tenths, as --threshold= takes it.
 exposure=(postern.service:15 postern-console@tty1.service:15 postern-health.service:15 postern-trial.service:15)
 
 fail() {
