@@ -2,8 +2,8 @@
 # Holds the appliance's units against the surrogate's systemd, without booting.
 #
 # Job: `systemd-analyze verify` of every unit of the overlay and of what the boot pulls in, and the exposure of the daemon
-# (at most 1.5) and of its neighbours. Place: `make image-check`, where the
-# surrogate's packages are in the cache. Invariants: runs on a copy; nothing is started. A crash leaves a temporary folder.
+# (at most 1.5) and of its neighbours. Place: `make image-check`, where the surrogate's packages are in the
+# cache. Invariants: runs on a copy; nothing is started. A crash leaves a temporary folder.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,7 +33,8 @@ within /usr/lib/systemd/system-generators/systemd-cryptsetup-generator /run/syst
 
 mapfile -t units < <(find "$overlay/usr/lib/systemd/system" -maxdepth 1 -type f -printf '%f\n' |
     sed 's|postern-console@\.|postern-console@tty1.|' | LC_ALL=C sort)
-said=$(within /usr/bin/systemd-analyze verify --man=no --recursive-errors=yes "${units[@]}" default.target 2>&1) || fail "systemd-analyze verify: $said"
+said=$(within /usr/bin/systemd-analyze verify --man=no --recursive-errors=yes "${units[@]}" default.target 2>&1) ||
+    fail "systemd-analyze verify: $said"
 [ -z "$said" ] || fail "systemd-analyze verify: $said"
 echo "units: ${#units[@]} units and the boot's target are valid"
 
