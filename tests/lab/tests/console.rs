@@ -125,7 +125,7 @@ fn open_to_all(system: &System) {
 }
 
 #[test]
-fn a_new_appliance_is_set_up_at_the_console_and_ends_with_a_delivered_test_message() {
+fn a_new_appliance_is_set_up_at_the_console_operated_and_unlocked() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(&folder.path().join("lab"), free_port_base().unwrap()).unwrap();
     let through = ["perl", "-e", HAND_OVER, &layout.smtp().to_string()].map(str::to_owned).to_vec();
@@ -212,7 +212,38 @@ fn a_new_appliance_is_set_up_at_the_console_and_ends_with_a_delivered_test_messa
     let board = terminal.see("mail flows");
     assert!(board.contains("recovery key confirmed"), "{board}");
 
-    // Another operator's turn: what acts needs the password now.
+    // Who comes next is asked who he is.
+    if board.contains("Enter menu") {
+        terminal.key("Enter");
+        terminal.see("What do you want to do?");
+        terminal.key("8");
+        terminal.see("Signed out");
+    }
     terminal.key("Enter");
-    terminal.see("Enter menu");
+    terminal.see("name and password of an administrator");
+    terminal.line("admin");
+    terminal.line("a wrong password");
+    terminal.see("name or password is wrong");
+    terminal.line(PASSWORD);
+    terminal.see("What do you want to do?");
+    terminal.key("1");
+    let again = terminal.see("Settings 1/");
+    assert!(again.contains("postern.clinic.example"), "{again}");
+    terminal.key("Escape");
+    terminal.see("go on with the settings");
+
+    // Another boot: locked, until somebody has the paper.
+    system.stop_appliance().unwrap();
+    let _ = fs::remove_file(system.layout.socket());
+    system.tpm.extend(12, b"init=/bin/sh").unwrap();
+    system.spawn_appliance().unwrap();
+    open_to_all(&system);
+    terminal.see("PCR 12");
+    terminal.key("Enter");
+    terminal.see("as they stand on your paper");
+    terminal.line(&words.join(" "));
+    terminal.see("Unlocked until the next start");
+    terminal.see("mail flows");
+    drop(terminal);
+    system.stop().unwrap();
 }

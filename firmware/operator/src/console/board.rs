@@ -18,7 +18,7 @@ use crate::{
 pub fn board(state: &State, sheet: &mut Sheet<'_>) {
     let Some(status) = &state.status else {
         sheet.gap();
-        sheet.line("Waiting for the service …", STRONG);
+        sheet.line("Waiting for the service", STRONG);
         sheet.gap();
         sheet.text(
             0,
@@ -120,7 +120,7 @@ fn software(state: &State, sheet: &mut Sheet<'_>) {
 
 fn joined<T: ToString>(values: impl Iterator<Item = T>) -> String {
     let all: Vec<String> = values.map(|value| value.to_string()).collect();
-    if all.is_empty() { "none".to_owned() } else { all.join("  ") }
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
 fn keys(status: &StatusReport) -> &'static str {

@@ -1,7 +1,7 @@
 //! What happens to the console, and what it wants done.
 //!
 //! Job: name both, so that the state machine needs no terminal and no socket. Place: between them. Invariants: answers
-//! come in the order of the requests. A crash leaves nothing behind.
+//! come in the order of the requests of their lane. A crash leaves nothing behind.
 
 use crate::{Refusal, Request, Response, Secret};
 use jiff::Timestamp;
@@ -34,6 +34,22 @@ pub enum Key {
     Interrupt,
 }
 
+/// Connections to the daemon: looking must go on while an act takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What needs no sign-in, over and over.
+    Look,
+    /// What an operator asks for; the sign-in holds here.
+    Act,
+}
+
+impl Lane {
+    /// The connection that a request goes over.
+    pub fn of(request: &Request) -> Self {
+        if matches!(request, Request::Status | Request::UpdateStatus) { Self::Look } else { Self::Act }
+    }
+}
+
 /// What happens.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -45,8 +61,8 @@ pub enum Event {
     Up,
     /// The daemon does not answer.
     Down(Refusal),
-    /// To the oldest request without an answer.
-    Answer(Result<Response, Refusal>),
+    /// To the oldest request of this lane that has none yet.
+    Answer(Lane, Result<Response, Refusal>),
     /// The hash of the password; `None`: it could not be made.
     Hashed(Option<String>),
 }

@@ -89,16 +89,20 @@ impl Field {
         if self.kind == Kind::Secret { &self.value } else { self.value.trim() }
     }
 
-    /// What is drawn, at most `width` characters around the cursor, and the cursor's column in it.
-    pub fn shown(&self, width: usize) -> (String, usize) {
-        let count = self.value.chars().count();
-        let first = (self.cursor + 1).saturating_sub(width);
-        let text: String = match self.kind {
-            Kind::Secret => "*".repeat(count),
+    /// What is drawn, in at most `most` rows of `width` characters around the cursor, and the cursor's row and column.
+    pub fn shown(&self, width: usize, most: usize) -> (Vec<String>, (usize, usize)) {
+        let text: Vec<char> = match self.kind {
+            Kind::Secret => vec!['*'; self.value.chars().count()],
             // A pasted text may have lines.
             _ => self.value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
         };
-        (text.chars().skip(first).take(width).collect(), self.cursor - first)
+        let (width, most) = (width.max(1), most.max(1));
+        let row = self.cursor / width;
+        let first = (row + 1).saturating_sub(most);
+        // The cursor may stand behind the last character, on a row of its own.
+        let rows = (first..=row.max(text.len().saturating_sub(1) / width)).take(most);
+        let rows = rows.map(|row| text.iter().skip(row * width).take(width).collect()).collect();
+        (rows, (row - first, self.cursor % width))
     }
 
     /// Takes a key; whether it was one for a field.
@@ -185,9 +189,10 @@ mod tests {
         field.take(Key::Home);
         field.take(Key::Delete);
         assert_eq!(field.value(), "ran");
-        assert_eq!(field.shown(10), ("ran".into(), 0));
+        assert_eq!(field.shown(10, 1), (vec!["ran".into()], (0, 0)));
         field.take(Key::End);
-        assert_eq!(field.shown(2), ("n".into(), 1), "the cursor stays in sight");
+        assert_eq!(field.shown(2, 1), (vec!["n".into()], (0, 1)), "the cursor stays in sight");
+        assert_eq!(field.shown(2, 4), (vec!["ra".into(), "n".into()], (1, 1)));
         field.take(Key::ClearLine);
         assert_eq!(field.value(), "");
         assert!(!field.take(Key::Enter));
@@ -197,7 +202,7 @@ mod tests {
     fn a_secret_is_never_drawn_and_an_error_goes_with_the_next_key() {
         let mut field = Field::secret("Password");
         field.set(" planted ");
-        assert_eq!(field.shown(40).0, "*********");
+        assert_eq!(field.shown(40, 1).0, ["*********"]);
         assert_eq!(field.value(), " planted ", "blanks belong to a password");
         field.error = Some(Halves::new("a", "b"));
         field.take(Key::Char('x'));

@@ -1,43 +1,52 @@
 //! The console's way to the daemon.
 //!
-//! Job: hold one connection, send requests over it one by one, and make a new one when it breaks. Place: a thread between
-//! the state machine and the socket. Invariants: each request has exactly one answer, in order; a sign-in belongs to the
-//! connection, so a new one begins without. A crash leaves nothing behind.
+//! Job: hold one connection, send requests over it one by one, and make a new one when it breaks. Place: a thread for each
+//! lane, between the state machine and the socket. Invariants: each request has exactly one answer, in order; a sign-in
+//! belongs to the connection, so a new one begins without. A crash leaves nothing behind.
 
-use super::event::Event;
+use super::event::{Event, Lane};
 use crate::{
     Fault, Refusal, Request,
     cli::client::{ask, connect},
 };
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use std::{
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
+    sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender},
     time::Duration,
 };
 
 /// Between two attempts to reach the daemon.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Serves requests until the console ends.
-pub fn run(socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>) {
+/// Serves the requests of `lane` until the console ends. The lane that looks also tells whether the daemon is there.
+pub fn run(lane: Lane, socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>) {
+    // Told to nobody: the console is gone.
+    let _ = serve(lane, &socket, requests, events);
+}
+
+fn serve(
+    lane: Lane,
+    socket: &PathBuf,
+    requests: &Receiver<Request>,
+    events: &Sender<Event>,
+) -> Result<(), SendError<Event>> {
     let mut link: Option<UnixStream> = None;
     let mut told = false;
     loop {
-        if link.is_none() {
-            match connect(&socket) {
+        if link.is_none() && lane == Lane::Look {
+            match connect(socket) {
                 Ok(stream) => {
-                    link = Some(stream);
-                    told = false;
-                    if events.send(Event::Up).is_err() {
-                        return;
-                    }
+                    (link, told) = (Some(stream), false);
+                    events.send(Event::Up)?;
                 }
                 Err(refusal) if !told => {
                     told = true;
-                    if events.send(Event::Down(refusal)).is_err() {
-                        return;
-                    }
+                    events.send(Event::Down(refusal))?;
                 }
                 Err(_) => {}
             }
@@ -45,8 +54,12 @@ pub fn run(socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>
         let request = match requests.recv_timeout(AGAIN) {
             Ok(request) => request,
             Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
+        // The daemon closes a silent connection, and its restart closes all: what is asked now must not be lost for it.
+        if !link.as_ref().is_some_and(is_open) {
+            link = connect(socket).ok();
+        }
         let result = match link.as_mut() {
             Some(stream) => ask(stream, request),
             None => Err(Refusal::new(
@@ -55,18 +68,33 @@ pub fn run(socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>
                 "wait until it is there again, then try once more",
             )),
         };
-        let broken = matches!(&result, Err(refusal) if refusal.fault == Fault::Unreachable);
-        let lost = result.as_ref().err().filter(|_| broken && link.is_some()).cloned();
-        if events.send(Event::Answer(result)).is_err() {
-            return;
-        }
-        if broken {
+        let broken = result.as_ref().err().filter(|refusal| refusal.fault == Fault::Unreachable).cloned();
+        events.send(Event::Answer(lane, result))?;
+        if let Some(refusal) = broken {
             link = None;
-            if let Some(refusal) = lost
-                && events.send(Event::Down(refusal)).is_err()
-            {
-                return;
+            if lane == Lane::Look && !told {
+                told = true;
+                events.send(Event::Down(refusal))?;
             }
         }
+    }
+}
+
+/// Whether the far end is still there; it says nothing unasked.
+fn is_open(stream: &UnixStream) -> bool {
+    let mut byte = [0];
+    recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Err(Errno::EAGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_the_daemon_closed_is_noticed_before_anything_is_asked() {
+        let (near, far) = UnixStream::pair().unwrap();
+        assert!(is_open(&near));
+        drop(far);
+        assert!(!is_open(&near));
     }
 }

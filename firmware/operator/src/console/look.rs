@@ -67,6 +67,9 @@ pub const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 pub const GOOD: Style = Style::new().fg(Color::Green);
 pub const FAINT: Style = Style::new().fg(Color::DarkGray);
 
+/// Rows of a long text, such as the words of a recovery key.
+const ROWS: usize = 4;
+
 /// Columns of the labels.
 pub const LABEL: u16 = 20;
 
@@ -141,23 +144,28 @@ impl<'b> Sheet<'b> {
                 self.put(x, &format!("{mark}{choice}"), style);
                 x += u16::try_from(choice.len()).unwrap_or(0) + 7;
             }
+            self.gap();
         } else {
-            let (shown, cursor) = field.shown(usize::from(width));
-            let empty = shown.is_empty();
-            let style = if focused { TURNED } else { Style::new().add_modifier(Modifier::UNDERLINED) };
-            let text = if empty && !focused { field.example } else { shown.as_str() };
-            let style = if empty && !focused { FAINT } else { style };
-            self.put(LABEL, &format!("{text:<width$}", width = usize::from(width)), style);
-            if focused && self.left() > 0 {
-                let x = self.area.x + LABEL + u16::try_from(cursor).unwrap_or(0);
-                self.cursor = Some(Position::new(x.min(self.area.right().saturating_sub(1)), self.y));
-            }
+            self.input(field, focused, width);
         }
-        self.gap();
         if let Some(error) = &field.error {
             self.halves(LABEL, error);
         } else if focused && field.value().is_empty() && !field.example.is_empty() {
             self.line_at(LABEL, &format!("for example {}", field.example), FAINT);
+        }
+    }
+
+    /// The rows that are typed into.
+    fn input(&mut self, field: &Field, focused: bool, width: u16) {
+        let style = if focused { TURNED } else { Style::new().add_modifier(Modifier::UNDERLINED) };
+        let (rows, (row, column)) = field.shown(usize::from(width), ROWS);
+        for (index, text) in rows.iter().enumerate() {
+            self.put(LABEL, &format!("{text:<width$}", width = usize::from(width)), style);
+            if focused && index == row && self.left() > 0 {
+                let x = self.area.x + LABEL + u16::try_from(column).unwrap_or(0);
+                self.cursor = Some(Position::new(x.min(self.area.right().saturating_sub(1)), self.y));
+            }
+            self.gap();
         }
     }
 

@@ -20,13 +20,13 @@ mod tests;
 mod view;
 mod wizard;
 
-use crate::password;
+use crate::{Request, password};
 use crossterm::{
     cursor,
     event::{self as terminal_event, KeyCode, KeyEventKind, KeyModifiers},
     execute, terminal,
 };
-use event::{Effect, Event, Key};
+use event::{Effect, Event, Key, Lane};
 use jiff::Timestamp;
 use look::Look;
 use ratatui::{
@@ -102,9 +102,13 @@ fn converse(socket: PathBuf, screen: &mut Screen) -> io::Result<()> {
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| env::var(name).ok().filter(|v| !v.is_empty()));
     let look = Look::of(&term, &locale.unwrap_or_default());
     let (events, happened) = channel();
-    let (requests, asked) = channel();
-    let link_events = events.clone();
-    std::thread::Builder::new().name("link".into()).spawn(move || link::run(socket, &asked, &link_events))?;
+    let lane = |lane: Lane| -> io::Result<Sender<Request>> {
+        let (requests, asked) = channel();
+        let (events, socket) = (events.clone(), socket.clone());
+        std::thread::Builder::new().name("link".into()).spawn(move || link::run(lane, socket, &asked, &events))?;
+        Ok(requests)
+    };
+    let (looks, acts) = (lane(Lane::Look)?, lane(Lane::Act)?);
 
     let mut state = State::new(Timestamp::now());
     let mut drawn = Instant::now();
@@ -115,8 +119,10 @@ fn converse(socket: PathBuf, screen: &mut Screen) -> io::Result<()> {
             state = next;
             for effect in effects {
                 match effect {
-                    // The link ends with the console only.
-                    Effect::Ask(request) => drop(requests.send(request)),
+                    // The lanes end with the console only.
+                    Effect::Ask(request) => {
+                        drop(if Lane::of(&request) == Lane::Look { looks.send(request) } else { acts.send(request) })
+                    }
                     Effect::Hash(secret) => hash(secret, events.clone()),
                     Effect::Redraw => redraw = true,
                     Effect::Quit => return Ok(()),

@@ -206,10 +206,11 @@ fn summary(wizard: &Wizard, sheet: &mut Sheet<'_>) {
         format!("{} at {}", value(Name::Domains), value(Name::Internal))
     };
     let time = or(value(Name::Ntp), "the machine's clock");
+    let no_names = if value(Name::Method) == FIXED { "none" } else { "as the network says" };
     for (label, text) in [
         ("Host name", value(Name::Host).to_owned()),
         ("Network", network),
-        ("Name servers", or(value(Name::Dns), "as DHCP says")),
+        ("Name servers", or(value(Name::Dns), no_names)),
         ("Time", time),
         ("Next hop", value(Name::NextHop).to_owned()),
         ("Own domains", internal),
@@ -232,7 +233,7 @@ fn steps(wizard: &Wizard, sheet: &mut Sheet<'_>) {
         sheet.put(0, step.what, STRONG);
         match &step.state {
             StepState::Waiting => sheet.line_of("not yet", FAINT),
-            StepState::Running => sheet.line_of("…", PLAIN),
+            StepState::Running => sheet.line_of("under way", PLAIN),
             StepState::Done(told) => sheet.line_of(told, GOOD),
             StepState::Failed(halves) => sheet.halves(LABEL, halves),
         }

@@ -2,10 +2,10 @@
 //!
 //! Job: what is on the screen, and what each event makes of it. Place: between terminal, socket and view; it has neither.
 //! Invariants: pure: [`update`] takes the state and gives the next with what is to be done; answers are matched to
-//! requests by their order; without the daemon everything stays as it is and says so. A crash loses what was typed.
+//! requests by lane and order; without the daemon everything stays as it is and says so. A crash loses what was typed.
 
 use super::{
-    event::{Effect, Event, Key},
+    event::{Effect, Event, Key, Lane},
     field::Halves,
     form::{Form, FormKind, Menu, MenuKind},
     recovery::Recovery,
@@ -20,6 +20,9 @@ const LOOK: i64 = 2;
 
 /// Between two looks at the slots.
 const LOOK_AT_SLOTS: i64 = 30;
+
+/// An operator who types keeps the connection of the sign-in.
+const KEEP: i64 = 60;
 
 /// Nobody is there any more: what an operator sees goes from the screen.
 const IDLE: i64 = 10 * 60;
@@ -46,6 +49,8 @@ pub struct State {
     /// When the slots were looked at: root's helper is asked for them.
     looked_at_slots: Option<Timestamp>,
     touched: Timestamp,
+    /// When an act was answered; a sign-in is kept from being forgotten with its connection.
+    acted: Timestamp,
     /// What goes on once somebody has signed in.
     after: Option<(Screen, Purpose, Option<Request>)>,
 }
@@ -109,6 +114,7 @@ impl State {
             looked: None,
             looked_at_slots: None,
             touched: now,
+            acted: now,
             after: None,
         }
     }
@@ -156,7 +162,7 @@ pub fn update(mut state: State, event: Event) -> (State, Vec<Effect>) {
             }
             Vec::new()
         }
-        Event::Answer(result) => answer(&mut state, result),
+        Event::Answer(lane, result) => answer(&mut state, lane, result),
         Event::Key(Key::Redraw) => vec![Effect::Redraw],
         Event::Key(key) => {
             state.touched = state.now;
@@ -173,9 +179,20 @@ fn tick(state: &mut State, now: Timestamp) -> Vec<Effect> {
         state.screen = Screen::Board;
         return state.ask(Purpose::Other, Request::SignOut);
     }
-    // A clock that was set back must not stop the looking.
-    let due = state.looked.is_none_or(|at| (now.as_second() - at.as_second()).abs() >= LOOK);
-    if due && state.down.is_none() { look(state) } else { Vec::new() }
+    let mut effects = Vec::new();
+    if state.signed_in.is_some() && !state.busy && past(now, state.acted, KEEP) {
+        state.acted = now;
+        effects.extend(state.ask(Purpose::Other, Request::KeysStatus));
+    }
+    if state.looked.is_none_or(|at| past(now, at, LOOK)) && state.down.is_none() {
+        effects.extend(look(state));
+    }
+    effects
+}
+
+/// Whether `at` is so many seconds away; a clock that was set back must not stop the looking.
+fn past(now: Timestamp, at: Timestamp, seconds: i64) -> bool {
+    (now.as_second() - at.as_second()).abs() >= seconds
 }
 
 fn look(state: &mut State) -> Vec<Effect> {
@@ -184,16 +201,24 @@ fn look(state: &mut State) -> Vec<Effect> {
     }
     state.looked = Some(state.now);
     let mut effects = state.ask(Purpose::Status, Request::Status);
-    let due = |at: Timestamp| (state.now.as_second() - at.as_second()).abs() >= LOOK_AT_SLOTS;
-    if state.looked_at_slots.is_none_or(due) {
+    if state.looked_at_slots.is_none_or(|at| past(state.now, at, LOOK_AT_SLOTS)) {
         state.looked_at_slots = Some(state.now);
         effects.extend(state.ask(Purpose::Update, Request::UpdateStatus));
     }
     effects
 }
 
-fn answer(state: &mut State, result: Result<Response, Refusal>) -> Vec<Effect> {
-    let Some(asked) = state.asked.pop_front() else { return Vec::new() };
+fn answer(state: &mut State, lane: Lane, result: Result<Response, Refusal>) -> Vec<Effect> {
+    let of_lane = |asked: &Asked| Lane::of(&asked.request) == lane;
+    let Some(asked) = state.asked.iter().position(of_lane).and_then(|at| state.asked.remove(at)) else {
+        return Vec::new();
+    };
+    if lane == Lane::Act {
+        state.acted = state.now;
+        if result.as_ref().is_err_and(|refusal| refusal.fault == Fault::Unreachable) {
+            state.signed_in = None;
+        }
+    }
     state.busy = state.asked.iter().any(|asked| !asked.purpose.is_quiet());
     if let Ok(Response::SignedIn { name }) = &result {
         state.signed_in = Some(name.clone());

@@ -70,7 +70,7 @@ fn footer(state: &State, sheet: &mut Sheet<'_>) {
         return;
     }
     if state.busy {
-        sheet.put(1, "please wait …", STRONG);
+        sheet.put(1, "please wait", STRONG);
         return;
     }
     sheet.put(1, &keys(state), PLAIN);
