@@ -47,7 +47,7 @@ impl Daemon {
             );
         }
         if let Some(fault) = status.fault {
-            raise(fault.message, "the next start needs the recovery key until this is mended");
+            raise(failed(fault.message).what, "the next start needs the recovery key until this is mended");
         }
         if !status.memory_locked {
             raise("keys could not be locked in memory".to_owned(), "raise the limit of locked memory (LimitMEMLOCK)");

@@ -57,7 +57,7 @@ pub enum Event {
     Key(Key),
     /// Time passes.
     Tick(Timestamp),
-    /// The daemon answers again.
+    /// There is a new connection to the daemon.
     Up,
     /// The daemon does not answer.
     Down(Refusal),

@@ -23,7 +23,8 @@ use std::{
 /// Between two attempts to reach the daemon.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Serves the requests of `lane` until the console ends. The lane that looks also tells whether the daemon is there.
+/// Serves the requests of `lane` until the console ends. A new connection is
+/// told, since a sign-in went with the old one; the lane that looks also tells when the daemon is not there.
 pub fn run(lane: Lane, socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>) {
     // Told to nobody: the console is gone.
     let _ = serve(lane, &socket, requests, events);
@@ -59,6 +60,9 @@ fn serve(
         // The daemon closes a silent connection, and its restart closes all: what is asked now must not be lost for it.
         if !link.as_ref().is_some_and(is_open) {
             link = connect(socket).ok();
+            if link.is_some() {
+                events.send(Event::Up)?;
+            }
         }
         let result = match link.as_mut() {
             Some(stream) => ask(stream, request),

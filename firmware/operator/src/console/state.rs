@@ -150,6 +150,8 @@ pub fn update(mut state: State, event: Event) -> (State, Vec<Effect>) {
         Event::Tick(now) => tick(&mut state, now),
         Event::Up => {
             (state.down, state.looked, state.looked_at_slots) = (None, None, None);
+            // A sign-in belongs to a connection, and this is another.
+            state.signed_in = None;
             look(&mut state)
         }
         Event::Down(refusal) => {
