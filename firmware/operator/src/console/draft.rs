@@ -266,9 +266,10 @@ impl Draft {
     fn operators(&self, root: &mut Table, value: &impl Fn(Name) -> String) {
         let name = value(Name::Operator);
         let mut operators = root.remove("operators").and_then(|value| value.as_array().cloned()).unwrap_or_default();
-        let password = |table: &mut Table| match &self.hash {
-            Some(hash) => drop(table.insert("password".into(), Value::String(hash.clone()))),
-            None => {}
+        let password = |table: &mut Table| {
+            if let Some(hash) = &self.hash {
+                table.insert("password".into(), Value::String(hash.clone()));
+            }
         };
         let named = |value: &&mut Value| value.get("name").and_then(Value::as_str) == Some(name.as_str());
         if let Some(known) = operators.iter_mut().find(named).and_then(Value::as_table_mut) {

@@ -15,8 +15,8 @@ use nix::{
 };
 use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
-    path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender},
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::Duration,
 };
 
@@ -26,16 +26,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Serves the requests of `lane` until the console ends. A new connection is
 /// told, since a sign-in went with the old one; the lane that looks also tells when the daemon is not there.
 pub fn run(lane: Lane, socket: PathBuf, requests: &Receiver<Request>, events: &Sender<Event>) {
-    // Told to nobody: the console is gone.
     let _ = serve(lane, &socket, requests, events);
 }
 
-fn serve(
-    lane: Lane,
-    socket: &PathBuf,
-    requests: &Receiver<Request>,
-    events: &Sender<Event>,
-) -> Result<(), SendError<Event>> {
+/// `None`: the console is gone.
+fn serve(lane: Lane, socket: &Path, requests: &Receiver<Request>, events: &Sender<Event>) -> Option<()> {
     let mut link: Option<UnixStream> = None;
     let mut told = false;
     loop {
@@ -43,11 +38,11 @@ fn serve(
             match connect(socket) {
                 Ok(stream) => {
                     (link, told) = (Some(stream), false);
-                    events.send(Event::Up)?;
+                    events.send(Event::Up).ok()?;
                 }
                 Err(refusal) if !told => {
                     told = true;
-                    events.send(Event::Down(refusal))?;
+                    events.send(Event::Down(refusal)).ok()?;
                 }
                 Err(_) => {}
             }
@@ -55,13 +50,13 @@ fn serve(
         let request = match requests.recv_timeout(AGAIN) {
             Ok(request) => request,
             Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return None,
         };
         // The daemon closes a silent connection, and its restart closes all: what is asked now must not be lost for it.
         if !link.as_ref().is_some_and(is_open) {
             link = connect(socket).ok();
             if link.is_some() {
-                events.send(Event::Up)?;
+                events.send(Event::Up).ok()?;
             }
         }
         let result = match link.as_mut() {
@@ -73,12 +68,12 @@ fn serve(
             )),
         };
         let broken = result.as_ref().err().filter(|refusal| refusal.fault == Fault::Unreachable).cloned();
-        events.send(Event::Answer(lane, result))?;
+        events.send(Event::Answer(lane, result)).ok()?;
         if let Some(refusal) = broken {
             link = None;
             if lane == Lane::Look && !told {
                 told = true;
-                events.send(Event::Down(refusal))?;
+                events.send(Event::Down(refusal)).ok()?;
             }
         }
     }

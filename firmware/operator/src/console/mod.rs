@@ -193,7 +193,7 @@ fn read(key: terminal_event::KeyEvent) -> Option<Key> {
 
 /// Makes the hash aside: it takes long enough to be noticed.
 fn hash(secret: crate::Secret, events: Sender<Event>) {
-    std::thread::spawn(move || events.send(Event::Hashed(password::hash(secret.expose()))));
+    std::thread::spawn(move || drop(events.send(Event::Hashed(password::hash(secret.expose())))));
 }
 
 fn draw(screen: &mut Screen, state: &State, look: Look, whole: bool) -> io::Result<()> {

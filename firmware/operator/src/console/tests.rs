@@ -85,7 +85,9 @@ impl Console {
     }
 
     fn typed(&mut self, text: &str) -> &mut Self {
-        text.chars().for_each(|c| drop(self.key(Key::Char(c))));
+        for c in text.chars() {
+            self.key(Key::Char(c));
+        }
         self
     }
 
