@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, io, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
+use std::{collections::BTreeMap, fs, net::TcpListener, process::Command};
 
 /// Rules that let nothing of the organisation's own through, and nobody of this machine hand in.
 const NOTHING_PASSES: [(&str, &str); 2] = [
@@ -122,7 +122,9 @@ fn workers(system: &mut System) -> Vec<Pid> {
     let parent = system.appliance().unwrap().id().to_string();
     let parent_of = |entry: &fs::DirEntry| {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        Some(stat.rsplit_once(") ")?.1.split(' ').nth(1)?.to_owned())
+        let (state, rest) = stat.rsplit_once(") ")?.1.split_once(' ')?;
+        // One that has ended is looked at by nobody before it is needed.
+        (state != "Z").then(|| rest.split(' ').next().unwrap_or_default().to_owned())
     };
     let children = fs::read_dir("/proc").unwrap().flatten().filter(|entry| parent_of(entry) == Some(parent.clone()));
     children.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect()
@@ -130,31 +132,50 @@ fn workers(system: &mut System) -> Vec<Pid> {
 
 #[test]
 fn judging_processes_that_do_not_start_are_named() {
-    let program = |layout: &Layout| -> io::Result<_> {
-        let program = layout.path("postern");
-        fs::copy(sibling("postern")?, &program)?;
-        Ok(program)
-    };
     let mut scene = Scene::start(|layout| {
-        Ok(Options { appliance_program: Some(program(layout)?), no_cloud: true, ..Options::default() })
+        let folder = layout.path("programs");
+        fs::create_dir_all(&folder)?;
+        let program = sibling("postern")?;
+        let script = format!("mount -t tmpfs tmpfs \"$1\"\ncp \"{}\" \"$1\"", program.display());
+        let (appliance_through, program) = (in_own_mounts(&script, &folder), Some(folder.join("postern")));
+        Ok(Options { appliance_through, appliance_program: program, no_cloud: true, ..Options::default() })
     })
     .unwrap();
     assert!(health(&scene.system).0);
-    // Nobody, not even root, may start what nobody may execute; the daemon itself runs on.
-    let program = scene.system.options.appliance_program.clone().unwrap();
-    fs::set_permissions(program, fs::Permissions::from_mode(0o600)).unwrap();
+    // Nothing is started from there any more; the daemon itself runs on.
+    let folder = scene.system.layout.path("programs").display().to_string();
+    in_mounts_of(&mut scene.system, "mount -o remount,noexec \"$1\"", &folder);
     wait_for("workers live on", || {
         let alive = workers(&mut scene.system);
-        alive.iter().for_each(|worker| drop(kill(*worker, Signal::SIGKILL)));
+        for worker in &alive {
+            let _ = kill(*worker, Signal::SIGKILL);
+        }
         Ok(alive.is_empty())
     })
     .unwrap();
     let (healthy, steps) = health(&scene.system);
+    eprintln!(
+        "DEBUG {}",
+        scene.log().unwrap().lines().filter(|l| l.contains("judging")).collect::<Vec<_>>().join(" | ")
+    );
     assert!(!healthy, "{steps:#?}");
     let expected =
         [("judge", "passed"), ("workers", "failed"), ("spool", "passed"), ("relay", "passed"), ("cloud", "skipped")];
     assert_states(&steps, &expected);
     assert_no_trace(&scene);
+}
+
+/// Runs a script, whose `$1` is `argument`, among the mounts of the appliance.
+fn in_mounts_of(system: &mut System, script: &str, argument: &str) {
+    // The appliance has taken the place of the shell that mounted.
+    let pid = system.appliance().unwrap().id().to_string();
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &pid, "--mount"]);
+    if !nix::unistd::Uid::effective().is_root() {
+        command.args(["--user", "--preserve-credentials"]);
+    }
+    let done = command.args(["sh", "-c", script, "sh", argument]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
 }
 
 #[test]
@@ -182,15 +203,8 @@ fn a_full_disk_is_told_and_is_not_the_firmwares_fault() {
     })
     .unwrap();
     assert!(health(&scene.system).0);
-    // The appliance has taken the place of the shell that mounted.
-    let pid = scene.system.appliance().unwrap().id().to_string();
-    let mut fill = Command::new("nsenter");
-    fill.args(["--target", &pid, "--mount"]);
-    if !nix::unistd::Uid::effective().is_root() {
-        fill.args(["--user", "--preserve-credentials"]);
-    }
-    fill.args(["sh", "-c", "cat /dev/zero >\"$1\"/full 2>/dev/null || true", "sh"]);
-    assert!(fill.arg(scene.system.layout.path("appliance")).status().unwrap().success());
+    let data = scene.system.layout.path("appliance").display().to_string();
+    in_mounts_of(&mut scene.system, "cat /dev/zero >\"$1\"/full 2>/dev/null || true", &data);
     let (healthy, steps) = health(&scene.system);
     assert!(healthy, "{steps:#?}");
     assert_states(&steps, &[("keys", "passed"), ("intake", "outside"), ("spool", "skipped"), ("relay", "skipped")]);
