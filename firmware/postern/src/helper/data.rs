@@ -268,7 +268,7 @@ fn folders(place: &Place) -> Result<(), HelperError> {
     let journal = Group::from_name("systemd-journal").ok().flatten().map_or(Gid::from_raw(0), |group| group.gid);
     let root = Uid::from_raw(0);
     for (name, uid, gid, mode) in
-        [("postern", uid, gid, 0o700), ("journal", root, journal, 0o2755), ("update", uid, gid, 0o755)]
+        [("postern", uid, gid, 0o700), ("journal", root, journal, 0o2755), ("update", root, Gid::from_raw(0), 0o755)]
     {
         let folder = place.at(FOLDER).join(name);
         let made = fs::create_dir_all(&folder)
