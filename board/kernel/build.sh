@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the kernel of the surrogate image: our fragments on Debian 13's kernel source.
+# Builds the kernel of the surrogate image: our fragments and patches on Debian 13's kernel source.
 #
 #   build.sh --board qemu-x86|rack-x86 --out DIR [--config-only]
 #
@@ -46,15 +46,15 @@ mapfile -t fragments < <(sed "/^#/d; /^$/d; s,.*,$here/fragments/&.config," "$he
 for fragment in "${fragments[@]}"; do
     [[ -r $fragment ]] || fail "$fragment does not exist" "correct boards/$board"
 done
-for tool in gcc make flex bison bc xz zstd apt-get dpkg-deb; do
+for tool in gcc make flex bison bc patch xz zstd apt-get dpkg-deb; do
     command -v "$tool" >/dev/null || fail "$tool is missing" "run tests/setup/install.sh"
 done
 [[ -e /usr/include/libelf.h ]] || fail "libelf.h is missing" "run tests/setup/install.sh"
 
-# Whatever changes the result changes the name: the fragments in their order, this script, the pinned source, the
-# compiler and linker.
+# Whatever changes the result changes the name: the fragments in their order, patches, this script, the pinned source,
+# the compiler and linker.
 inputs() {
-    cat "${fragments[@]}" "$here/base.config" "$here/source.env" "$here/build.sh" "$here/check.sh"
+    cat "${fragments[@]}" "$here"/patches/*.patch "$here/base.config" "$here/source.env" "$here/build.sh" "$here/check.sh"
     gcc -dumpfullversion
     ld --version | head -1
     printf '%s\n' "${products[@]}"
@@ -77,16 +77,18 @@ if [[ -d $result ]]; then
     exit 0
 fi
 
-# One build at a time: a second caller waits, then finds the first one's result.
+# One build at a time: a second caller waits, then finds the first one's result. Configurations, which take a minute,
+# do not wait for kernels.
 mkdir -p "$cache"
-exec 9>"$cache/kernel.lock"
+kind=${products[0]}
+exec 9>"$cache/kernel-$kind.lock"
 flock 9
 if [[ -d $result ]]; then
     deliver
     exit 0
 fi
-rm -rf "$cache"/.build-*
-work=$(mktemp -d "$cache/.build-XXXXXXXX")
+rm -rf "$cache/.build-$kind-"*
+work=$(mktemp -d "$cache/.build-$kind-XXXXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The package, by an apt that knows only Debian 13's archives and keys. What it downloads must have the pinned hash.
@@ -111,23 +113,31 @@ fetch() {
 }
 
 package=$cache/${KERNEL_PACKAGE}_$KERNEL_VERSION.deb
+exec 8>"$cache/kernel-source.lock"
+flock 8
 [[ -e $package ]] || fetch "$package"
+exec 8>&-
 
 echo "build.sh: $board: unpacking $KERNEL_PACKAGE $KERNEL_VERSION"
 dpkg-deb --fsys-tarfile "$package" | tar -x -O "./usr/src/$KERNEL_PACKAGE.tar.xz" | tar -x -J -C "$work"
 tree=$work/$KERNEL_PACKAGE
 
+for patch in "$here"/patches/*.patch; do
+    patch -s -d "$tree" -p1 -F0 --no-backup-if-mismatch <"$patch" \
+        || fail "$(basename "$patch") does not fit $KERNEL_PACKAGE $KERNEL_VERSION" "make it anew for this version"
+done
+
 "$here/check.sh" --symbols "$tree" "$here/base.config" "${fragments[@]}"
 cat "$here/base.config" "${fragments[@]}" >"$tree/.config"
 # A kernel says who built it, when and where, unless told.
-build=(make -s -C "$tree" KBUILD_BUILD_TIMESTAMP="$KERNEL_TIMESTAMP" KBUILD_BUILD_USER=postern
+build=(make -s -C "$tree" KBUILD_BUILD_TIMESTAMP="$(TZ=UTC date -d "$KERNEL_TIMESTAMP")" KBUILD_BUILD_USER=postern
     KBUILD_BUILD_HOST=postern KBUILD_BUILD_VERSION=1)
 "${build[@]}" olddefconfig >"$work/log" 2>&1 || fail "olddefconfig failed ($(tail -3 "$work/log"))" "correct the fragments"
 "$here/check.sh" "$tree/.config" "$here/base.config" "${fragments[@]}"
 
 mkdir "$work/result"
 cp "$tree/.config" "$work/result/kernel.config"
-if [[ ${products[0]} == bzImage ]]; then
+if [[ $kind == bzImage ]]; then
     echo "build.sh: $board: building with $(nproc) processors, about ten minutes on two"
     "${build[@]}" -j"$(nproc)" bzImage >"$work/log" 2>&1 || {
         grep -m 20 -E 'error|Error' "$work/log" >&2 || tail -20 "$work/log" >&2
