@@ -156,8 +156,8 @@ impl Appliance for Daemon {
         let host_is_unknown = host.is_empty();
         let mut facts = Facts {
             host,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            development: self.arguments.development,
+            version: self.image.version.clone(),
+            development: self.image.development,
             // A locked appliance has settings that it can't read, unless it never had any: then it has no plain area.
             set_up: match &open {
                 Ok(_) => true,

@@ -10,6 +10,7 @@ use crate::{
     build::{self, Begun, BuildError, Open},
     health::Last,
     helper::Client,
+    image::Image,
     listeners::{Listeners, Service},
     plain::{Plain, StoreError},
     run::Arguments,
@@ -34,6 +35,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 pub struct Daemon {
     /// How it was started.
     pub arguments: Arguments,
+    /// What the image says of itself.
+    pub image: Image,
     /// The keys' owner.
     pub vault: Safe,
     /// Root's helper, where there is one.
@@ -81,6 +84,7 @@ impl Daemon {
         let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None, data_locked: None };
         Self {
             helper: arguments.helper.as_deref().map(Client::new),
+            image: Image::of(arguments.image.as_deref()),
             arguments,
             vault: Safe::new(vault),
             workers,

@@ -12,6 +12,7 @@ mod deliveries;
 mod health;
 mod helper;
 mod identity;
+mod image;
 mod journal;
 mod judging;
 mod listeners;

@@ -49,9 +49,9 @@ pub struct Arguments {
     /// Security generation that the keys are sealed for
     #[arg(long, default_value_t = 1)]
     pub generation: u32,
-    /// Keys are development keys; said on every screen
-    #[arg(long, hide = true)]
-    pub development: bool,
+    /// What the image says of itself (JSON); without it the program speaks for itself
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
     /// Judging processes [default: one for each core]
     #[arg(long)]
     pub workers: Option<usize>,
