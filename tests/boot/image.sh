@@ -19,6 +19,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/postern
 
 cargo build -q --release -p postern -p boot-agent
 cargo build -q -p image
+mkdir -p "$out"
+# Buildroot strips what it installs, too.
+for program in postern postern-development-agent; do
+    strip -o "$out/$program" "$target/release/$program"
+done
 keys/make.sh "$keys"
 board/kernel/build.sh --board qemu-x86 --out "$out/kernel"
 
@@ -27,7 +32,7 @@ assemble() {
     local name=$1 version=$2
     shift 2
     rm -rf "$out/$name.new" "$out/root.new"
-    tests/boot/surrogate.sh --postern "$target/release/postern" --agent "$target/release/postern-development-agent" \
+    tests/boot/surrogate.sh --postern "$out/postern" --agent "$out/postern-development-agent" \
         --keys "$keys" --version "$version" --generation 1 --floor "$floor" --board qemu-x86 --development \
         "$out/root.new"
     "$target/debug/postern-image" assemble --rootfs "$out/root.new/root" --kernel "$out/kernel/bzImage" \

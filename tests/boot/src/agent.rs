@@ -11,6 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The tools of development images; the appliance has none.
+pub const BUSYBOX: &str = "/usr/lib/postern-development/busybox";
+
 /// How often a machine that does not answer is asked again.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -85,6 +88,14 @@ impl Agent {
         Err(io::Error::other(format!("{argv:?} ended with {}: {}{}", ran.status, ran.stdout, ran.stderr)))
     }
 
+    /// A file of the machine, as `cat` shows it.
+    ///
+    /// # Errors
+    /// As [`Agent::output`].
+    pub fn file(&self, path: &str) -> io::Result<String> {
+        self.output(&[BUSYBOX, "cat", path])
+    }
+
     /// Waits until the agent answers.
     ///
     /// # Errors
@@ -92,7 +103,7 @@ impl Agent {
     pub fn wait(&self, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let error = match self.run(&["true"], "", Duration::from_secs(1)) {
+            let error = match self.run(&[BUSYBOX, "true"], "", Duration::from_secs(1)) {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };

@@ -85,6 +85,8 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-machine", "q35,smm=on,accel=tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", "1024"]);
         command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        // The machine's serial number, from which its machine ID comes.
+        command.args(["-uuid", "504f5354-4552-4e00-a000-000000000001"]);
         command.args(["-display", "none", "-nodefaults", "-no-user-config", "-vga", "std"]);
         command.arg("-drive").arg(format!("if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"));
         command.arg("-drive").arg(format!("if=pflash,unit=1,format=raw,file={}", self.file("vars.fd").display()));

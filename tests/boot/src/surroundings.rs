@@ -4,20 +4,24 @@
 //! Invariants: the machine reaches the host's loopback as [`HOST`] (QEMU's user network), and nothing else. A crash leaves
 //! a temporary folder.
 
-use crate::machine::Machine;
+use crate::{agent::BUSYBOX, machine::Machine};
 use lab::{
     layout::Layout,
     mails::{Part, message, message_id},
     process::free_port_base,
     scene::{RECIPIENT, SENDER, wait_for},
+    sink::Fault,
     smtp::Client,
     system::{Options, System, lab_settings},
 };
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    net::TcpListener,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -88,6 +92,38 @@ impl Surroundings {
         let mail = message(SENDER, &[RECIPIENT], "a subject", &id, &[Part::text(text)]);
         Client::connect(machine.smtp())?.send(SENDER, &[RECIPIENT], &mail)?;
         Ok(id)
+    }
+
+    /// What the next hop does from now on.
+    pub fn next_hop_is(&self, fault: Fault) {
+        if let Some(sink) = &self.lab.next_hop {
+            sink.set_fault(fault);
+        }
+    }
+
+    /// Puts a file of the host into the machine, as a stick in the hands of an operator would.
+    ///
+    /// # Errors
+    /// The file can't be read, or the machine would not take it.
+    pub fn bring(&self, machine: &Machine, file: &Path, place: &str) -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("http://{HOST}:{}/", listener.local_addr()?.port());
+        let mut content = fs::File::open(file)?;
+        let server = thread::spawn(move || -> io::Result<()> {
+            let (mut client, _) = listener.accept()?;
+            let mut request = BufReader::new(client.try_clone()?);
+            let mut line = String::new();
+            while request.read_line(&mut line)? > 0 && line != "\r\n" {
+                line.clear();
+            }
+            write!(client, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", content.metadata()?.len())?;
+            io::copy(&mut content, &mut client).map(drop)
+        });
+        let ran = machine.agent().run(&[BUSYBOX, "wget", "-q", "-O", place, &url], "", PATIENCE)?;
+        if ran.status != 0 {
+            return Err(io::Error::other(format!("the file can't be brought to {place}: {}", ran.stderr)));
+        }
+        server.join().map_err(|_| io::Error::other("the file could not be served"))?
     }
 
     /// The Message-IDs that the next hop has.
