@@ -46,6 +46,9 @@ else
     [ -n "${KEYS-}" ] || keys/make.sh "$keys"
 fi
 keys=$(cd "$keys" 2>/dev/null && pwd) || fail "there is no folder of keys $keys" "make keys, or name one as KEYS="
+# Anything but a release carries the agent, which runs commands as root: release keys never sign that.
+[ "$release" = 1 ] || [ -e "$keys/DEVELOPMENT" ] ||
+    fail "$keys holds release keys, and this is no release" "add RELEASE=1, or leave KEYS= away for development keys"
 out=${OUT:-$cache/$board-$kind}
 mkdir -p "$out" "$cache"
 out=$(cd "$out" && pwd)

@@ -100,5 +100,15 @@ found=$(find "$root/usr/bin" "$root/usr/sbin" "$root/bin" "$root/sbin" -xtype f 
     -o -name login -o -name sshd -o -name 'perl*' -o -name 'python*' \) 2>/dev/null || true)
 [ -z "$found" ] || fail "these have no place on the image: $found; take out the packages that bring them"
 
+# The agent runs any command as root: it belongs to images that say DEVELOPMENT on every screen, and to no other.
+if [ "$development" = false ]; then
+    found=$(find "$root" -name 'postern-development*')
+    [ -z "$found" ] || fail "the development agent is on an image with release keys: $found; build a release with RELEASE=1"
+fi
+
+# RAUC's own file lets everyone on the bus install and mark slots; the overlay's lets root alone.
+grep -q 'deny send_destination="de.pengutronix.rauc"' "$root/usr/share/dbus-1/system.d/de.pengutronix.rauc.conf" ||
+    fail "everyone on the bus may command RAUC; copy the overlay after the packages"
+
 printf '{"version":"%s","generation":%s,"floor":"%s","development":%s,"board":"%s"}\n' \
     "$version" "$generation" "$floor" "$development" "$board" >"$share/image.json"
