@@ -110,8 +110,9 @@ fn filter(statm: RawFd) -> Result<BpfProgram, Box<dyn std::error::Error>> {
         (libc::SYS_futex, vec![]),
         // Deadlines, where the clock is not read without a call.
         (libc::SYS_clock_gettime, vec![]),
-        // Seeds of hash tables.
+        // Seeds of hash tables. Since glibc 2.41 they come from the vDSO; signals are held off while its state is made.
         (libc::SYS_getrandom, vec![]),
+        (libc::SYS_rt_sigprocmask, vec![]),
         // How far the worker has grown, from /proc/self/statm.
         (libc::SYS_pread64, vec![descriptor(statm)?]),
         // The same file at the end; a debug build asks first whether it is open.
