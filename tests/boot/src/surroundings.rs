@@ -31,7 +31,7 @@ pub const HOST: &str = "10.0.2.2";
 pub const ADDRESS: &str = "10.0.2.15/24";
 
 /// How long a command of the machine may take under emulation.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The peers.
 pub struct Surroundings {
@@ -92,6 +92,11 @@ impl Surroundings {
         let mail = message(SENDER, &[RECIPIENT], "a subject", &id, &[Part::text(text)]);
         Client::connect(machine.smtp())?.send(SENDER, &[RECIPIENT], &mail)?;
         Ok(id)
+    }
+
+    /// Has the machine restart. Its answer may be lost with it, so none is waited for.
+    pub fn reboot(&self, machine: &Machine) {
+        let _ = machine.agent().run(&["postern", "power", "reboot"], "", Duration::from_secs(5));
     }
 
     /// What the next hop does from now on.

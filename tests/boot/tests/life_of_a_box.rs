@@ -59,9 +59,9 @@ fn a_box_is_set_up_survives_a_power_cut_and_updates_itself() {
     let next = Image::open(&Image::surrogate_folder().with_file_name("next")).unwrap();
     around.bring(&machine, &next.file("update.raucb"), "/data/update/update.raucb").unwrap();
     step("mail is queued, the bundle is there");
-    postern(&machine, &["update", "install", "/data/update/update.raucb", "--reboot"], "").unwrap();
+    postern(&machine, &["update", "install", "/data/update/update.raucb"], "").unwrap();
     step("installed");
-    machine.agent().wait(BOOT).unwrap();
+    around.reboot(&machine);
     let report = wait_until(&machine, &["update", "status"], BOOT, |report| runs_and_is_good(report, 1)).unwrap();
     assert_eq!(report["update"]["state"], "done", "{report}");
     measured_as_predicted(&machine, &next);
