@@ -13,8 +13,10 @@ run: setup build
 demo: setup build
 	cargo run -q -p lab --bin lab -- demo
 
-## all that a commit must pass; the binaries that the end-to-end tests start are built with the tests of their crates
-test: setup check
+## all that a commit must pass; the binaries that the end-to-end tests start are built with the tests of their crates, and
+## the image that the boot test starts before all
+test: setup check boot-image
+	buildroot/image-check.sh
 	cargo nextest run --no-fail-fast $(CLOUD)
 	cargo nextest run --no-fail-fast $(FIRMWARE)
 	cargo test -q --doc $(FIRMWARE)
