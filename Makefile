@@ -18,7 +18,8 @@ demo: setup build
 test: setup check boot-image
 	buildroot/image-check.sh
 	cargo nextest run --no-fail-fast $(CLOUD)
-	cargo nextest run --no-fail-fast $(FIRMWARE)
+	cargo nextest run --no-fail-fast $(FIRMWARE) -E 'not package(boot)'
+	cargo nextest run --no-fail-fast $(FIRMWARE) -E 'package(boot)'
 	cargo test -q --doc $(FIRMWARE)
 
 ## formatting, lints, bans, licences and sources; no test is run
@@ -34,7 +35,7 @@ boot-image: setup
 
 ## boots the surrogate (or POSTERN_IMAGE=DIR, an assembled image) in QEMU: also the long tests, an hour or so
 boot-test: boot-image
-	cargo nextest run --no-fail-fast -p boot --run-ignored all
+	cargo nextest run --no-fail-fast $(FIRMWARE) -E 'package(boot)' --run-ignored all
 
 ## tables of speed and memory against Postfix in the same run; figures in target/bench.json
 bench: setup

@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// From power-on to the agent, on a busy machine under emulation.
-const BOOT: Duration = Duration::from_secs(240);
+const BOOT: Duration = Duration::from_secs(360);
 /// Mails that wait while the box updates itself.
 const QUEUED: usize = 200;
 
