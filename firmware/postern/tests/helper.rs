@@ -26,10 +26,10 @@ impl Machine {
         let machine = Self { root: tempfile::tempdir().unwrap() };
         // Others must get as far as the socket to be refused there.
         fs::set_permissions(machine.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        for folder in ["run/postern", "dev/disk/by-partlabel", "proc/self", "usr/bin", "data"] {
+        for folder in ["run/postern", "dev/postern", "proc/self", "usr/bin", "data"] {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
-        machine.put("dev/disk/by-partlabel/plain", &vec![0; AREA]);
+        machine.put("dev/postern/plain", &vec![0; AREA]);
         machine
     }
 
@@ -56,7 +56,7 @@ impl Machine {
     fn opens(&self, passphrase: &str) -> bool {
         let mut child = Command::new("cryptsetup")
             .args(["open", "--test-passphrase", "--key-file", "-"])
-            .arg(self.path("dev/disk/by-partlabel/data"))
+            .arg(self.path("dev/postern/data"))
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -67,7 +67,7 @@ impl Machine {
 
     /// A data partition that `passphrase` opens, and the random one beside its content.
     fn data_partition(&self, passphrase: &str) {
-        let partition = self.path("dev/disk/by-partlabel/data");
+        let partition = self.path("dev/postern/data");
         fs::File::create(&partition).unwrap().set_len(48 << 20).unwrap();
         self.put("first-key", passphrase.as_bytes());
         let formatted = Command::new("cryptsetup")
@@ -257,7 +257,7 @@ fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
         let (device, link) = (format!("sys/devices/virtual/block/vda/vda{number}"), format!("vda{number}"));
         std::os::unix::fs::symlink(machine.path(&device), machine.path("sys/class/block").join(&link)).unwrap();
         machine.put(&format!("dev/{link}"), b"");
-        let partition = machine.path(&format!("dev/disk/by-partlabel/boot-{slot}"));
+        let partition = machine.path(&format!("dev/postern/boot-{slot}"));
         std::os::unix::fs::symlink(machine.path(&format!("dev/{link}")), partition).unwrap();
     }
     // The firmware's variables, as far as the tool shows them.
@@ -296,7 +296,7 @@ fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
 #[test]
 fn prepare_does_what_it_can_where_much_is_missing() {
     let machine = Machine::new();
-    fs::remove_file(machine.path("dev/disk/by-partlabel/plain")).unwrap();
+    fs::remove_file(machine.path("dev/postern/plain")).unwrap();
     machine.put("proc/cmdline", b"root=/dev/dm-0 postern.slot=../../etc\n");
     machine.run("prepare");
     assert!(!machine.path("run/postern/slot").exists());
@@ -394,16 +394,16 @@ fn after_a_factory_reset_no_passphrase_opens_and_no_address_remains() {
     std::os::unix::fs::symlink(machine.path(number), machine.path("sys/class/block/data")).unwrap();
     machine.put("sys/class/tpm/tpm0/ppi/tcg_operations", b"0 4: User not required\n5 3: User required\n");
     machine.put("sys/class/tpm/tpm0/ppi/request", b"");
-    let copy = fs::read(machine.path("dev/disk/by-partlabel/data")).unwrap();
+    let copy = fs::read(machine.path("dev/postern/data")).unwrap();
     let serving = machine.serve("root");
     serving.done(&network("192.0.2.10/24"));
     assert!(machine.opens(&passphrase("a")));
     serving.done(&json!({ "factory_reset": { "tpm_cleared": false } }));
     assert!(!machine.opens(&passphrase("a")));
-    let disk = fs::read(machine.path("dev/disk/by-partlabel/data")).unwrap();
+    let disk = fs::read(machine.path("dev/postern/data")).unwrap();
     assert_eq!(disk.len(), copy.len());
     assert!(disk[..32 << 20].iter().all(|octet| *octet == 0), "header and key slots");
-    assert!(fs::read(machine.path("dev/disk/by-partlabel/plain")).unwrap().iter().all(|octet| *octet == 0));
+    assert!(fs::read(machine.path("dev/postern/plain")).unwrap().iter().all(|octet| *octet == 0));
     assert_eq!(
         machine.text("sys/class/tpm/tpm0/ppi/request"),
         "",
@@ -423,7 +423,7 @@ fn a_data_partition_that_is_not_open_is_said_with_its_reason() {
     for (present, reason) in [
         (&[][..], "no TPM"),
         (&["dev/tpmrm0"][..], "no data partition"),
-        (&["dev/tpmrm0", "dev/disk/by-partlabel/data"], "no key slots"),
+        (&["dev/tpmrm0", "dev/postern/data"], "no key slots"),
     ] {
         let machine = Machine::new();
         machine.put("proc/self/mountinfo", b"22 1 254:0 / / ro - squashfs /dev/dm-0 ro\n");

@@ -31,7 +31,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let tpm = SoftTpm::start(&folder.path().join("tpm")).unwrap();
         let machine = Self { folder, tpm, port: free_port_base().unwrap() };
-        for path in ["root/run/postern", "root/usr/bin", "root/dev/disk/by-partlabel", "root/data", "data"] {
+        for path in ["root/run/postern", "root/usr/bin", "root/dev/postern", "root/data", "data"] {
             fs::create_dir_all(machine.path(path)).unwrap();
         }
         let settings = format!(
@@ -115,8 +115,8 @@ fn a_closed_data_partition_is_told_and_opened_by_the_recovery_key() {
     let machine = Machine::new();
     let words = machine.first_start();
     // The helper's machine: a plain area, a TPM of a clean boot, and a data partition that is mounted when asked for.
-    machine.put("root/dev/disk/by-partlabel/plain", &vec![0; 1 << 20]);
-    machine.put("root/dev/disk/by-partlabel/data", b"");
+    machine.put("root/dev/postern/plain", &vec![0; 1 << 20]);
+    machine.put("root/dev/postern/data", b"");
     machine.put("root/data/.keyslot", b"random");
     machine.put("root/sys/class/tpm/tpm0/pcr-sha256/12", "0".repeat(64).as_bytes());
     machine.put("root/proc/self/mountinfo", b"40 22 253:1 / /data rw - ext4 /dev/mapper/data rw\n");
@@ -142,7 +142,7 @@ fn a_closed_data_partition_is_told_and_opened_by_the_recovery_key() {
     assert!(machine.calls().contains("systemd-cryptenroll --wipe-slot=tpm2"), "{}", machine.calls());
     // What a later locked start must know is on the plain area now.
     assert!(
-        String::from_utf8_lossy(&fs::read(machine.path("root/dev/disk/by-partlabel/plain")).unwrap())
+        String::from_utf8_lossy(&fs::read(machine.path("root/dev/postern/plain")).unwrap())
             .contains("postern.example.org")
     );
     machine.json(&["power", "reboot"], "");
@@ -167,7 +167,7 @@ fn while_it_is_closed_nothing_is_made_in_the_folder_in_its_place() {
 fn a_factory_reset_clears_the_tpm_first() {
     let machine = Machine::new();
     machine.first_start();
-    machine.put("root/dev/disk/by-partlabel/plain", &vec![0; 1 << 20]);
+    machine.put("root/dev/postern/plain", &vec![0; 1 << 20]);
     ["systemctl", "cryptsetup", "blkdiscard", "sfdisk"].iter().for_each(|program| machine.program(program));
     let _helper = machine.helper();
     let socket = machine.path("root/run/postern/helper.sock");

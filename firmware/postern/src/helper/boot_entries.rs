@@ -63,8 +63,8 @@ impl Slot {
     #[must_use]
     pub fn boot_partition(self) -> &'static str {
         match self {
-            Self::A => "/dev/disk/by-partlabel/boot-a",
-            Self::B => "/dev/disk/by-partlabel/boot-b",
+            Self::A => "/dev/postern/boot-a",
+            Self::B => "/dev/postern/boot-b",
         }
     }
 }

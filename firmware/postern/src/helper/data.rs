@@ -31,7 +31,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The encrypted partition.
-pub const PARTITION: &str = "/dev/disk/by-partlabel/data";
+pub const PARTITION: &str = "/dev/postern/data";
 const MAPPED: &str = "/dev/mapper/data";
 const FOLDER: &str = "/data";
 /// There while `/data` is a tmpfs; holds why.

@@ -27,7 +27,7 @@ use std::{
 };
 
 /// Where the partition is.
-const PARTITION: &str = "/dev/disk/by-partlabel/plain";
+const PARTITION: &str = "/dev/postern/plain";
 
 const MAGIC: &[u8; 16] = b"POSTERN-PLAIN-1\0";
 /// Where the digest stands, and what it covers of the header.
@@ -173,7 +173,7 @@ mod tests {
     fn area() -> (TempDir, Place) {
         let root = tempfile::tempdir().unwrap();
         let place = Place::new(root.path());
-        fs::create_dir_all(place.at("/dev/disk/by-partlabel")).unwrap();
+        fs::create_dir_all(place.at("/dev/postern")).unwrap();
         fs::write(place.at(PARTITION), vec![0; SIZE as usize]).unwrap();
         (root, place)
     }

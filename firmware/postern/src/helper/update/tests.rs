@@ -27,14 +27,8 @@ impl Root {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Self { place: Place::new(folder.path()), folder };
-        for made in [
-            "usr/bin",
-            "usr/share/postern",
-            "run/postern",
-            "data/update",
-            "data/postern/update",
-            "dev/disk/by-partlabel",
-        ] {
+        for made in ["usr/bin", "usr/share/postern", "run/postern", "data/update", "data/postern/update", "dev/postern"]
+        {
             fs::create_dir_all(root.folder.path().join(made)).unwrap();
         }
         for (program, text) in
@@ -48,7 +42,7 @@ impl Root {
             IMAGE,
             r#"{"version":"1.0.0","generation":1,"floor":"0.9.0","development":true,"board":"qemu-x86"}"#,
         );
-        root.write("/dev/disk/by-partlabel/plain", &"\0".repeat(1 << 20));
+        root.write("/dev/postern/plain", &"\0".repeat(1 << 20));
         root.boots("first", "a", true);
         openssl(root.folder.path(), "ca");
         root

@@ -16,7 +16,7 @@ use std::{
 
 /// The partition, and the sector in it: behind both copies of the plain area (`plain::area`), within what a factory
 /// reset erases.
-const PARTITION: &str = "/dev/disk/by-partlabel/plain";
+const PARTITION: &str = "/dev/postern/plain";
 const SECTOR_AT: u64 = 768 * 1024;
 const SECTOR: usize = 512;
 const MAGIC: &[u8; 16] = b"POSTERN-WORDS-1\0";
@@ -112,7 +112,7 @@ mod tests {
     fn place() -> (tempfile::TempDir, Place) {
         let root = tempfile::tempdir().unwrap();
         let place = Place::new(root.path());
-        fs::create_dir_all(place.at("/dev/disk/by-partlabel")).unwrap();
+        fs::create_dir_all(place.at("/dev/postern")).unwrap();
         fs::create_dir_all(place.at(PSTORE)).unwrap();
         fs::write(place.at(PARTITION), vec![0; 1 << 20]).unwrap();
         (root, place)
