@@ -62,14 +62,14 @@ share=$root/usr/share/postern
 mkdir -p "$share"
 install -m 0644 "$keys/policy.pub" "$share/policy-public.pem"
 install -m 0644 "$keys/rauc-ca.crt" "$share/rauc-ca.pem"
-sed -i "s/@FLOOR@/$floor/" "$root/usr/lib/rauc/system.conf"
+sed -i "s/@FLOOR@/$floor/; s/@BOARD@/$board/" "$root/usr/lib/rauc/system.conf"
 rm -f "$root/etc/os-release"
 cat >"$root/usr/lib/os-release" <<TEXT
 ID=postern
 NAME=Postern
 PRETTY_NAME="Postern $version"
 VERSION_ID=$version
-IMAGE_ID=postern-x86
+IMAGE_ID=postern-$board
 IMAGE_VERSION=$version
 VARIANT_ID=$board
 TEXT

@@ -132,7 +132,7 @@ pub fn assemble(order: &Order) -> Result<(), ImageError> {
         slots.insert(letter, SlotImage { cmdline, pcr11: pcr11.into() });
     }
     disk::write(work)?;
-    bundle::write(work, keys, &identity.version, date)?;
+    bundle::write(work, keys, identity, date)?;
 
     let names = ["root.img", "uki-a.efi", "uki-b.efi", "boot-a.vfat", "boot-b.vfat", "disk.img", "update.raucb"];
     let mut files = BTreeMap::new();

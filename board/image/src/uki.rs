@@ -110,7 +110,7 @@ impl Name {
         let Self { version, board, development } = self;
         let pretty = if *development { format!("Postern {version} DEVELOPMENT") } else { format!("Postern {version}") };
         format!(
-            "ID=postern\nNAME=Postern\nPRETTY_NAME=\"{pretty}\"\nVERSION_ID={version}\nIMAGE_ID=postern-x86\nIMAGE_VERSION={version}\nVARIANT_ID={board}\n"
+            "ID=postern\nNAME=Postern\nPRETTY_NAME=\"{pretty}\"\nVERSION_ID={version}\nIMAGE_ID=postern-{board}\nIMAGE_VERSION={version}\nVARIANT_ID={board}\n"
         )
     }
 }

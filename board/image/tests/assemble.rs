@@ -152,7 +152,7 @@ fn the_bundle_is_for_our_boxes(out: &Path) {
     let system = out.join("system.conf");
     let info = |authority: &Path, purpose: &str| {
         let text = format!(
-            "[system]\ncompatible=postern-x86\nbootloader=noop\n[keyring]\npath={}\ncheck-purpose={purpose}\n",
+            "[system]\ncompatible=postern-qemu-x86\nbootloader=noop\n[keyring]\npath={}\ncheck-purpose={purpose}\n",
             authority.display()
         );
         fs::write(&system, text).unwrap();
@@ -162,7 +162,7 @@ fn the_bundle_is_for_our_boxes(out: &Path) {
     let said = info(&authority, "codesign");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
-    assert_eq!(said["compatible"], "postern-x86");
+    assert_eq!(said["compatible"], "postern-qemu-x86");
     assert_eq!(said["version"], "0.1.0");
     let listed = run(Command::new("rauc").arg("--conf").arg(&system).arg("info").arg(&bundle));
     assert!(listed.lines().any(|line| line.starts_with("Bundle Format:") && line.ends_with("verity")), "{listed}");
