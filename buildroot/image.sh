@@ -7,7 +7,8 @@
 #   BUILDROOT_DIR  an unpacked tree of the pinned version; without it the pinned archive is fetched (tree.sh)
 #   KEYS           folder of keys; default keys/development, made when missing
 #   RELEASE=1      refuses development keys, missing keys and a checkout with changes; no development agent
-#   OUT            Buildroot's folder of work; default in the cache, one a board and kind. DL_DIR: its downloads
+#   OUT            Buildroot's folder of work; default in the cache: for a release a fresh one, else one a board and recipe
+#   DL_DIR         Buildroot's downloads; default in the cache
 # Invariants: nothing is built before every line of the defconfig holds; crates are those of Cargo.lock, by hash; the
 # build itself needs no network for them. A crash leaves work that the next run continues; a folder of crates appears
 # whole or not at all.
@@ -49,8 +50,31 @@ keys=$(cd "$keys" 2>/dev/null && pwd) || fail "there is no folder of keys $keys"
 # Anything but a release carries the agent, which runs commands as root: release keys never sign that.
 [ "$release" = 1 ] || [ -e "$keys/DEVELOPMENT" ] ||
     fail "$keys holds release keys, and this is no release" "add RELEASE=1, or leave KEYS= away for development keys"
-out=${OUT:-$cache/$board-$kind}
-mkdir -p "$out" "$cache"
+# A key on a token is used through the system's own OpenSSL, as everywhere else (board/common/post-image.sh).
+if compgen -G "$keys/*.uri" >/dev/null; then
+    /usr/bin/openssl engine pkcs11 >/dev/null 2>&1 ||
+        fail "a key is on a token, and OpenSSL has no engine for it" "install the package libengine-pkcs11-openssl"
+fi
+mkdir -p "$cache"
+# What an earlier configuration left behind must not be in an image: a release starts from nothing, and a development build
+# goes on only with what the same recipe began.
+if [ -n "${OUT-}" ]; then
+    out=$OUT
+    if [ "$release" = 1 ] && [ -n "$(ls -A "$out" 2>/dev/null)" ]; then
+        fail "$out is not empty, and a release is built from nothing" "empty it, or leave OUT= away"
+    fi
+elif [ "$release" = 1 ]; then
+    out=$cache/$board-release
+    rm -rf "$out"
+else
+    recipe=$(find buildroot/version "buildroot/configs/$defconfig" buildroot/{patches,package,external.*,Config.in} \
+        board/kernel/patches -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c 1-12)
+    out=$cache/$board-development-$recipe
+    for other in "$cache/$board-development"*; do
+        [ ! -e "$other" ] || [ "$other" = "$out" ] || rm -rf "$other"
+    done
+fi
+mkdir -p "$out"
 out=$(cd "$out" && pwd)
 downloads=${DL_DIR:-$cache/downloads}
 

@@ -81,9 +81,18 @@ certificate cloud-ca 'basicConstraints=critical,CA:TRUE,pathlen:0' 'keyUsage=cri
 # For firmware: certificates in DER for set-up menus, signature lists, and lists signed by the key above them.
 # enrol NAME SIGNER
 enrol() {
-    [ -e "$1.der" ] || openssl x509 -in "$1.crt" -outform DER -out "$1.der"
-    [ -e "$1.esl" ] || cert-to-efi-sig-list -g "$owner" "$1.crt" "$1.esl"
-    [ -e "$1.auth" ] || sign-efi-sig-list -g "$owner" -k "$2.key" -c "$2.crt" "$1" "$1.esl" "$1.auth" >/dev/null
+    if [ ! -e "$1.der" ]; then
+        openssl x509 -in "$1.crt" -outform DER -out "$1.der.new"
+        mv "$1.der.new" "$1.der"
+    fi
+    if [ ! -e "$1.esl" ]; then
+        cert-to-efi-sig-list -g "$owner" "$1.crt" "$1.esl.new"
+        mv "$1.esl.new" "$1.esl"
+    fi
+    if [ ! -e "$1.auth" ]; then
+        sign-efi-sig-list -g "$owner" -k "$2.key" -c "$2.crt" "$1" "$1.esl" "$1.auth.new" >/dev/null
+        mv "$1.auth.new" "$1.auth"
+    fi
 }
 enrol PK PK
 enrol KEK PK

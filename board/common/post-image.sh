@@ -27,11 +27,21 @@ gather() {
 }
 gather "$images/intel-ucode" GenuineIntel.bin
 gather "$images/beside/amd-ucode" AuthenticAMD.bin
+if [ "$board" = rack-x86 ] && [ "$(find "$microcode" -type f | wc -l)" != 2 ]; then
+    echo "post-image: a rack's image needs microcode of Intel and AMD, and has: $(find "$microcode" -type f -printf '%f ')" >&2
+    echo "  keep BR2_PACKAGE_INTEL_MICROCODE and LINUX_FIRMWARE_AMD_UCODE in the defconfig" >&2
+    exit 1
+fi
 if [ -n "$(find "$microcode" -type f)" ]; then
     find "$microcode" -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH:-315532800}" {} +
     (cd "$microcode" && find . -mindepth 1 | LC_ALL=C sort |
         cpio --quiet --create --format=newc --owner=0:0 --reproducible) >"$microcode.cpio"
     options+=(--microcode "$microcode.cpio")
+fi
+
+# Buildroot's OpenSSL and RAUC don't reach tokens; the system's do, and the image is the same (board/image/tests/keys.rs).
+if compgen -G "${POSTERN_IMAGE_KEYS:?}/*.uri" >/dev/null; then
+    PATH=/usr/sbin:/usr/bin:$PATH
 fi
 
 "$tool" assemble --rootfs "$images/rootfs.squashfs" --kernel "$images/bzImage" \
