@@ -9,5 +9,6 @@
 pub mod agent;
 pub mod image;
 pub mod machine;
+pub mod screen;
 pub mod serial;
 pub mod surroundings;
