@@ -112,6 +112,7 @@ pub fn assemble(order: &Order) -> Result<(), ImageError> {
 
     let name =
         Name { version: identity.version.clone(), board: identity.board.clone(), development: identity.development };
+    let enrolment = keys.enrolment()?;
     let mut slots = BTreeMap::new();
     let mut uki_size = 0;
     for slot in Slot::BOTH {
@@ -123,6 +124,7 @@ pub fn assemble(order: &Order) -> Result<(), ImageError> {
             uki: &signed,
             pcr_signature: &policy::for_data(keys, stub_value)?,
             policy_signatures: &policy::for_daemon(keys, stub_value, generations.clone())?,
+            enrolment: &enrolment,
         };
         let letter = slot.letter();
         boot::write(slot, &contents, &work.join(format!("boot-{letter}.vfat")), work, date)?;

@@ -1,6 +1,6 @@
 //! A boot partition: FAT with the kernel image and, beside it, the signatures of what it measures.
 //!
-//! Job: `\EFI\BOOT\BOOTX64.EFI` and `/postern/*`. Place: behind `uki`, `policy`; the file is written into the disk image and into
+//! Job: `\EFI\BOOT\BOOTX64.EFI` and `/postern/*`; in `/keys` what the firmware's menu needs to enrol Secure Boot. Place: behind `uki`, `policy`; the file is written into the disk image and into
 //! the bundle as it is. Invariants: no file of another name, so that the stub finds neither addons nor credentials; nothing in
 //! it is trusted but what firmware or TPM verify. A crash leaves a file in the temporary folder.
 
@@ -24,6 +24,8 @@ pub struct Contents<'a> {
     pub pcr_signature: &'a [u8],
     /// For the vault.
     pub policy_signatures: &'a [u8],
+    /// For whoever enrols Secure Boot: public files by name.
+    pub enrolment: &'a [(String, Vec<u8>)],
 }
 
 /// Writes the file system of `slot` to `out`, everything in it dated `date`; `scratch` is a folder for the files on their way.
@@ -32,12 +34,13 @@ pub struct Contents<'a> {
 /// The files do not fit, or a program refuses.
 pub fn write(slot: Slot, contents: &Contents<'_>, out: &Path, scratch: &Path, date: u64) -> Result<(), ImageError> {
     let limit = layout::bytes("BOOT_MIB")?;
-    let Contents { uki, pcr_signature, policy_signatures } = contents;
-    let files: [(&str, &[u8]); 3] = [
-        ("::/EFI/BOOT/BOOTX64.EFI", uki),
-        ("::/postern/pcr-signature.json", pcr_signature),
-        ("::/postern/policy-signatures.json", policy_signatures),
+    let Contents { uki, pcr_signature, policy_signatures, enrolment } = contents;
+    let mut files: Vec<(String, &[u8])> = vec![
+        ("::/EFI/BOOT/BOOTX64.EFI".into(), uki),
+        ("::/postern/pcr-signature.json".into(), pcr_signature),
+        ("::/postern/policy-signatures.json".into(), policy_signatures),
     ];
+    files.extend(enrolment.iter().map(|(name, bytes)| (format!("::/keys/{name}"), bytes.as_slice())));
     let bytes = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     // The tables of the file system itself take less than two mebibytes of 64.
     if bytes > limit - 2 * layout::MIB {
@@ -51,7 +54,7 @@ pub fn write(slot: Slot, contents: &Contents<'_>, out: &Path, scratch: &Path, da
         .args(["--invariant", "-F", "32", "-s", "1", "-i", identity, "-n", &format!("POSTERN-{letter}")])
         .arg(out)
         .run()?;
-    mtool("mmd", out, date).args(["::/EFI", "::/EFI/BOOT", "::/postern"]).run()?;
+    mtool("mmd", out, date).args(["::/EFI", "::/EFI/BOOT", "::/postern", "::/keys"]).run()?;
     for (path, bytes) in files {
         let file = scratch.join("file");
         fs::write(&file, bytes).map_err(ImageError::io("writing a file of the boot partition"))?;

@@ -130,6 +130,20 @@ impl Keys {
         })
     }
 
+    /// What a firmware's set-up menu takes to enrol our Secure Boot keys, by file name: certificates, and where there are
+    /// some the signed lists that keys/make.sh makes of them.
+    pub(crate) fn enrolment(&self) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+        let mut files = Vec::new();
+        for name in ["PK", "KEK", "db"] {
+            files.push((format!("{name}.der"), self.certificate(name)?.der));
+            let list = format!("{name}.auth");
+            if self.folder.join(&list).exists() {
+                files.push((list.clone(), self.read(&list)?));
+            }
+        }
+        Ok(files)
+    }
+
     /// The path of a certificate.
     pub(crate) fn certificate_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.crt"))

@@ -123,7 +123,10 @@ fn the_boot_partition_is_whole(out: &Path, slot: Slot, image: &Value) {
     run(Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(&partition));
     let listed = run(Command::new("mdir").args(["-/", "-b", "-i"]).arg(&partition));
     let files: Vec<_> = listed.lines().filter(|line| !line.ends_with('/')).collect();
-    assert_eq!(files.len(), 3, "{listed}");
+    assert_eq!(files.len(), 9, "{listed}");
+    for name in ["PK.auth", "KEK.auth", "db.auth", "db.der"] {
+        assert!(read(&format!("::/keys/{name}")) == fs::read(keys_folder().join(name)).unwrap(), "{name}");
+    }
     let signed = read("::/EFI/BOOT/BOOTX64.EFI");
     assert!(signed == fs::read(out.join(format!("uki-{}.efi", slot.letter()))).unwrap());
     let path = out.join(format!("uki-{}.efi", slot.letter()));
