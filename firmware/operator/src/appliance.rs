@@ -40,14 +40,14 @@ pub trait Appliance: Send + Sync + 'static {
     /// The handles that exist once the root secret and settings are there.
     ///
     /// # Errors
-    /// The appliance is locked, and why; or it is not set up yet.
+    /// The appliance is locked, and why; or it starts, or is not set up yet.
     fn opened(&self) -> Result<Opened, Closed>;
 
     /// Audit chain and settings revisions; there once the root secret is, also before the first settings.
     ///
     /// # Errors
-    /// The appliance is locked, and why.
-    fn ledger(&self) -> Result<Ledger, Locked>;
+    /// The appliance is locked, and why; or it starts.
+    fn ledger(&self) -> Result<Ledger, Closed>;
 
     /// The settings in force and the number of their revision, which is 0 before the first.
     fn settings(&self) -> (Arc<Settings>, u64);
@@ -154,7 +154,9 @@ pub struct Opened {
 /// Why there is no queue to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// There are no keys.
+    /// It is not known yet: the daemon starts, which takes a TPM and a long queue a while.
+    Starting,
+    /// There are no keys, or what they open is broken.
     Locked(Locked),
     /// There are keys, but no settings yet.
     NotSetUp,
@@ -231,6 +233,8 @@ pub struct Facts {
     pub version: String,
     /// Whether keys or policy signatures are development ones; said on every screen.
     pub development: bool,
+    /// Whether the firmware starts signed systems only.
+    pub secure_boot: SecureBoot,
     /// Whether there are settings: false on a new appliance, until the first are taken into force.
     pub set_up: bool,
     /// Whether the settings name an operator; until then whoever stands before the console may set the appliance up.
@@ -257,6 +261,20 @@ pub struct Facts {
     pub failing: Vec<Failing>,
     /// What an operator must look at.
     pub alarms: Vec<Alarm>,
+}
+
+/// Whether the firmware starts only what is signed (UEFI 2.10, §32.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecureBoot {
+    /// It does.
+    On,
+    /// It does not, or knows no Secure Boot.
+    Off,
+    /// It has no platform key yet: whoever comes first enrols one.
+    SetupMode,
+    /// This is not the appliance's own machine.
+    Unknown,
 }
 
 /// Where the appliance stands with the cloud service.

@@ -15,6 +15,7 @@ pub mod machine;
 mod operate;
 mod password;
 pub mod protocol;
+mod record;
 mod refusal;
 mod server;
 mod sign_in;
@@ -25,7 +26,7 @@ pub mod view;
 pub use access::Caller;
 pub use appliance::{
     Adopted, Alarm, Appliance, Closed, CloudState, Enrolment, Facts, Failing, KeyFacts, Locked, Opened, Secret,
-    Unlocked,
+    SecureBoot, Unlocked,
 };
 pub use operate::Operator;
 pub use protocol::{Request, Response};

@@ -1,10 +1,11 @@
 //! The machine below the appliance: its addresses, clock and power.
 //!
 //! Job: the words for what an operator asks of the box itself, and the recording of it. Place: beside the other requests;
-//! the daemon hands them to root's helper. Invariants: none of them carries more than an enumerated word or a time; with
-//! keys nothing is done unrecorded. A crash leaves a record of something that was asked for and perhaps not done.
+//! the daemon hands them to root's helper. Invariants: none of them carries more than an enumerated word or a time; the
+//! clock is not set unrecorded; power and reset are had also where the ledger can't be written, and the answer says so. A
+//! crash leaves a record of something that was asked for and perhaps not done.
 
-use crate::{Appliance, Operator, Refusal, Response};
+use crate::{Appliance, Closed, Operator, Refusal, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -51,18 +52,31 @@ pub struct NetworkReport {
 }
 
 impl<A: Appliance> Operator<A> {
-    /// Power and reset are had without keys too, by whoever could pull the plug. Then the log is the only record.
+    /// Power and reset are had without keys and with a broken disk too, by whoever could pull the plug. Then the log is the
+    /// only record.
     pub(crate) async fn act_on_machine(&self, actor: &str, act: MachineAct) -> Result<Response, Refusal> {
         let (name, detail) = match &act {
             MachineAct::SetTime { at } => (act.name(), json!({ "at": at })),
             _ => (act.name(), json!({})),
         };
         log::warn!("{actor} asks for {name}");
-        let done = Response::Machine(act.clone());
-        let work = async { self.appliance.act_on_machine(act).await.map(|()| done) };
-        match self.appliance.ledger() {
-            Ok(_) => self.act(actor, name, "", detail, work).await,
-            Err(_) => work.await,
+        if let MachineAct::SetTime { .. } = act {
+            let done = Response::Machine { act: act.clone(), unrecorded: None };
+            let work = async { self.appliance.act_on_machine(act).await.map(|()| done) };
+            return match self.appliance.ledger() {
+                Ok(_) => self.act(actor, name, "", detail, work).await,
+                Err(Closed::Starting | Closed::Locked(_) | Closed::NotSetUp) => work.await,
+            };
+        }
+        let unrecorded = self.try_to_record(actor, name, "", detail).await;
+        match self.appliance.act_on_machine(act.clone()).await {
+            Ok(()) => Ok(Response::Machine { act, unrecorded }),
+            Err(refusal) => {
+                let detail = json!({ "what": refusal.what });
+                // Told in the log, where the ledger can't take it.
+                let _ = self.try_to_record(actor, &format!("{name}.refused"), "", detail).await;
+                Err(refusal)
+            }
         }
     }
 }

@@ -2,30 +2,24 @@
 //!
 //! Job: carry out each request, record what acts before it acts, and refuse what a locked appliance can't do. Place:
 //! between the server and the appliance. Invariants: nothing acts unrecorded: where the ledger can't take the record,
-//! the act does not happen; what fails after its record is recorded as not done. A crash between record and act leaves
-//! a record of something that was asked for and not done, never the other way round.
+//! the act does not happen, but for power, reset and sign-in, which a box with a broken disk must know; what fails after
+//! its record is recorded as not done. A crash between record and act leaves a record of something that was asked for and
+//! not done, never the other way round.
 
 use crate::{
-    Appliance, Closed, Fault, Opened, Refusal, Request, Response, Secret,
+    Appliance, Closed, Fault, Opened, Refusal, Request, Response,
     access::Gate,
     protocol::MOST_ROWS,
+    record::{Pending, record},
     test_mail,
     view::{AppliedReport, AuditReport, MessageLife, QueueFigures, QueueReport, SettingsReport, StatusReport},
 };
-use jiff::Timestamp;
-use ledger::{Ledger, LedgerError};
+use ledger::LedgerError;
 use mail::MessageId;
 use serde_json::{Value, json};
 use settings::Settings;
 use spool::{Filter, IndexError, OperateError, Spool};
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-/// Attempts to unlock that are kept in memory until the ledger opens. Beyond it they are counted only: whoever can
-/// reach the socket is root, and could fill memory with them.
-const MOST_PENDING: usize = 64;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of the reason for a hold: a sentence.
 const LONGEST_REASON: usize = 500;
@@ -38,22 +32,9 @@ pub struct Operator<A> {
     pub(crate) appliance: Arc<A>,
     /// One settings change at a time: each is compared with the one before.
     applying: tokio::sync::Mutex<()>,
-    pending: Mutex<Pending>,
+    pub(crate) pending: Mutex<Pending>,
     /// One password at a time: each check takes 19 MiB.
     pub(crate) gate: tokio::sync::Mutex<Gate>,
-}
-
-/// What was tried while the ledger was locked; it was logged too.
-#[derive(Default)]
-struct Pending {
-    records: VecDeque<(Timestamp, String, String)>,
-    dropped: u64,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.dropped == 0
-    }
 }
 
 impl<A: Appliance> Operator<A> {
@@ -71,7 +52,10 @@ impl<A: Appliance> Operator<A> {
     pub(crate) async fn handle(&self, actor: &str, request: Request) -> Result<Response, Refusal> {
         match request {
             Request::Status => Ok(self.status().await),
-            Request::KeysStatus => Ok(Response::Keys(self.appliance.keys())),
+            Request::KeysStatus => match self.appliance.ledger() {
+                Err(Closed::Starting) => Err(Closed::Starting.into()),
+                Err(Closed::Locked(_) | Closed::NotSetUp) | Ok(_) => Ok(Response::Keys(self.appliance.keys())),
+            },
             Request::KeysUnlock { words } => self.unlock(actor, words).await,
             Request::SettingsShow => self.show_settings().await,
             Request::SettingsApply { text } => self.apply(actor, text).await,
@@ -156,8 +140,9 @@ impl<A: Appliance> Operator<A> {
         let opened = self.appliance.opened();
         let locked = match &opened {
             Err(Closed::Locked(locked)) => Some(locked.clone()),
-            Err(Closed::NotSetUp) | Ok(_) => None,
+            Err(Closed::Starting | Closed::NotSetUp) | Ok(_) => None,
         };
+        let starting = matches!(opened, Err(Closed::Starting));
         let queue = match opened {
             Ok(Opened { spool, .. }) => {
                 let mut queue = QueueFigures::from(spool.stats());
@@ -169,6 +154,7 @@ impl<A: Appliance> Operator<A> {
             Err(_) => None,
         };
         Response::Status(Box::new(StatusReport {
+            starting,
             locked,
             facts: self.appliance.facts(),
             settings_revision: self.appliance.settings().1,
@@ -219,97 +205,6 @@ impl<A: Appliance> Operator<A> {
         let done = Response::Acted { id, action: action.to_owned() };
         let work = async { work.await.map(|()| done).map_err(Refusal::from) };
         self.act(actor, action, &id.to_string(), detail, work).await
-    }
-
-    /// Records, acts (a future does nothing before it is awaited), and records where the act was refused.
-    pub(crate) async fn act(
-        &self,
-        actor: &str,
-        action: &str,
-        subject: &str,
-        detail: Value,
-        work: impl Future<Output = Result<Response, Refusal>> + Send,
-    ) -> Result<Response, Refusal> {
-        let ledger = self.appliance.ledger()?;
-        self.record_pending().await?;
-        record(&ledger, actor, action, subject, detail).await?;
-        let result = work.await;
-        if let Err(refusal) = &result {
-            let detail = json!({ "what": refusal.what });
-            record(&ledger, actor, &format!("{action}.refused"), subject, detail).await?;
-        }
-        result
-    }
-
-    /// An act that a locked box must know too: an update may be what mends it. Then the log is the only record.
-    async fn act_if_recorded(
-        &self,
-        actor: &str,
-        action: &str,
-        detail: Value,
-        work: impl Future<Output = Result<Response, Refusal>> + Send,
-    ) -> Result<Response, Refusal> {
-        log::warn!("{actor} asks for {action}");
-        match self.appliance.ledger() {
-            Ok(_) => self.act(actor, action, "", detail, work).await,
-            Err(_) => work.await,
-        }
-    }
-
-    /// The one act that a locked appliance knows. Its ledger is locked too, so the record follows when it opens; the
-    /// log has it at once.
-    async fn unlock(&self, actor: &str, words: Secret) -> Result<Response, Refusal> {
-        log::warn!("{actor} tries to unlock the appliance");
-        let result = self.appliance.unlock(words).await;
-        let outcome = match &result {
-            Ok(unlocked) if unlocked.resealed => "unlocked and sealed anew".to_owned(),
-            Ok(_) => "unlocked for this start only".to_owned(),
-            Err(refusal) => format!("refused: {}", refusal.what),
-        };
-        log::warn!("{actor}: {outcome}");
-        self.keep(actor, outcome);
-        // Unlocked is unlocked: a ledger that can't take the record is told, and does not lock the appliance again. The
-        // next act tries once more.
-        if let Err(refusal) = self.record_pending().await {
-            log::error!("attempts to unlock are not recorded yet: {}", refusal.what);
-        }
-        result.map(Response::Unlocked)
-    }
-
-    fn keep(&self, actor: &str, outcome: String) {
-        let mut pending = self.pending();
-        if pending.records.len() < MOST_PENDING {
-            pending.records.push_back((Timestamp::now(), actor.to_owned(), outcome));
-        } else {
-            pending.dropped += 1;
-        }
-    }
-
-    /// Records what was tried while the ledger was locked, once it is open. What can't be recorded is kept.
-    async fn record_pending(&self) -> Result<(), Refusal> {
-        if self.pending().is_empty() {
-            return Ok(());
-        }
-        let Ok(ledger) = self.appliance.ledger() else { return Ok(()) };
-        loop {
-            let Some((at, actor, outcome)) = self.pending().records.pop_front() else { break };
-            let detail = json!({ "at": at, "outcome": outcome });
-            if let Err(refusal) = record(&ledger, &actor, "keys.unlock", "", detail).await {
-                self.pending().records.push_front((at, actor, outcome));
-                return Err(refusal);
-            }
-        }
-        let dropped = std::mem::take(&mut self.pending().dropped);
-        if dropped > 0 {
-            let detail = json!({ "outcome": "more attempts than were kept", "count": dropped });
-            record(&ledger, "postern", "keys.unlock", "", detail).await?;
-        }
-        Ok(())
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        // Each change of it is one call, so a panic elsewhere leaves it whole.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn verify(&self) -> Result<Response, Refusal> {
@@ -434,19 +329,8 @@ fn unknown(id: MessageId) -> Refusal {
     )
 }
 
-pub(crate) async fn record(
-    ledger: &Ledger,
-    actor: &str,
-    action: &str,
-    subject: &str,
-    detail: Value,
-) -> Result<(), Refusal> {
-    let (ledger, actor, action, subject) = (ledger.clone(), actor.to_owned(), action.to_owned(), subject.to_owned());
-    blocking(move || ledger.append(&actor, &action, &subject, &detail)).await.map(|_| ())
-}
-
 /// Runs what waits for the disk off the runtime's workers.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, Refusal> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(stopped)??)

@@ -196,13 +196,20 @@ pub enum Response {
     SignedIn {
         /// Who.
         name: String,
+        /// Why the ledger does not have it, where it could not be written.
+        unrecorded: Option<Refusal>,
     },
     /// To [`Request::SignOut`].
     SignedOut,
     /// To [`Request::NetworkShow`].
     Network(NetworkReport),
     /// To [`Request::Machine`]: it is done, or has begun.
-    Machine(MachineAct),
+    Machine {
+        /// What.
+        act: MachineAct,
+        /// Why the ledger does not have it, where it could not be written.
+        unrecorded: Option<Refusal>,
+    },
     /// To [`Request::Health`].
     Health(HealthReport),
     /// To [`Request::UpdateStatus`] and [`Request::UpdateInstall`].

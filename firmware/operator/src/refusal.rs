@@ -12,6 +12,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
+    /// The daemon starts; it can't say yet.
+    Starting,
     /// The appliance is locked.
     Locked,
     /// The appliance has no settings yet.
@@ -86,6 +88,7 @@ impl From<Locked> for Refusal {
 impl From<Closed> for Refusal {
     fn from(closed: Closed) -> Self {
         match closed {
+            Closed::Starting => Self::new(Fault::Starting, "the daemon is starting", "try again in a moment"),
             Closed::Locked(locked) => locked.into(),
             Closed::NotSetUp => Self::new(
                 Fault::NotSetUp,

@@ -1,14 +1,11 @@
 //! Signing in.
 //!
 //! Job: hold each request against who asks, and check passwords. Place: between the server and the acts. Invariants: one
-//! password is checked at a time; every attempt that is looked at is in the ledger; an unknown name is told, and takes,
+//! password is checked at a time; every attempt that is looked at is in the ledger, or in the log where
+//! the ledger can't be written: whoever mends a broken disk must get in, and every change asks the ledger again; an unknown name is told, and takes,
 //! what a wrong password does. A crash leaves nothing behind: a sign-in ends with its connection.
 
-use crate::{
-    Appliance, Caller, Fault, Operator, Refusal, Request, Response, Secret,
-    operate::{record, stopped},
-    password,
-};
+use crate::{Appliance, Caller, Fault, Operator, Refusal, Request, Response, Secret, operate::stopped, password};
 use serde_json::json;
 use std::time::Instant;
 
@@ -32,7 +29,8 @@ impl<A: Appliance> Operator<A> {
 
     /// Checks a password. An unknown name takes as long as a wrong password and is told the same.
     async fn sign_in(&self, caller: &mut Caller, name: String, password: Secret) -> Result<Response, Refusal> {
-        let ledger = self.appliance.ledger()?;
+        // Without it there are no settings either, which name the operators.
+        self.appliance.ledger()?;
         let mut gate = self.gate.lock().await;
         gate.admit(Instant::now())?;
         let operators = self.appliance.settings().0.operators.clone();
@@ -42,16 +40,16 @@ impl<A: Appliance> Operator<A> {
         let right = right.map_err(stopped)?;
         caller.end();
         if known.is_some() && right {
-            record(&ledger, &caller.actor(), "sign_in", &name, json!({})).await?;
+            let unrecorded = self.try_to_record(&caller.actor(), "sign_in", &name, json!({})).await;
             gate.succeeded();
             caller.begin(&name, Instant::now());
-            return Ok(Response::SignedIn { name });
+            return Ok(Response::SignedIn { name, unrecorded });
         }
         gate.failed(Instant::now());
         caller.fail();
         // People type passwords where a name is asked for: only names that we know are written down.
         let subject = known.map(|operator| operator.name.clone()).unwrap_or_default();
-        record(&ledger, &caller.actor(), "sign_in.refused", &subject, json!({})).await?;
+        let _ = self.try_to_record(&caller.actor(), "sign_in.refused", &subject, json!({})).await;
         Err(Refusal::new(Fault::Refused, "name or password is wrong", "check both and type them again"))
     }
 }

@@ -16,6 +16,8 @@ use spool::{Event, EventKind, Group, HeldBy, Life, Row, RowChange, RowState, Sta
 /// How the appliance is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
+    /// Whether the daemon still starts; then neither locked nor open, and of keys and settings nothing is known yet.
+    pub starting: bool,
     /// Why it is locked; `None` when open.
     pub locked: Option<Locked>,
     /// What the daemon says of itself.

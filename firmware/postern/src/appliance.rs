@@ -20,7 +20,7 @@ use ledger::Ledger;
 use mail::{Address, Destination, MessageId};
 use operator::{
     Adopted, Alarm, Appliance, Closed, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal,
-    Secret, Unlocked,
+    Secret, SecureBoot, Unlocked,
     health::HealthReport,
     machine::{MachineAct, NetworkReport},
     update::UpdateReport,
@@ -158,11 +158,12 @@ impl Appliance for Daemon {
             host,
             version: self.image.version.clone(),
             development: self.image.development,
+            secure_boot: SecureBoot::Unknown,
             // A locked appliance has settings that it can't read, unless it never had any: then it has no plain area.
             set_up: match &open {
                 Ok(_) => true,
                 Err(Closed::NotSetUp) => false,
-                Err(Closed::Locked(_)) => !host_is_unknown,
+                Err(Closed::Starting | Closed::Locked(_)) => !host_is_unknown,
             },
             administrator: false,
             addresses: machine::addresses(),
@@ -216,7 +217,7 @@ impl Appliance for Daemon {
         }
     }
 
-    fn ledger(&self) -> Result<Ledger, Locked> {
+    fn ledger(&self) -> Result<Ledger, Closed> {
         Self::ledger(self)
     }
 
@@ -318,7 +319,7 @@ impl Appliance for Daemon {
             State::Open(open) => open.identity.clone(),
             State::NotSetUp(begun) => begun.identity.clone(),
             State::Locked(locked) => return Err(locked.clone().into()),
-            State::Starting => return Err(failed("the daemon is starting; try again in a moment")),
+            State::Starting => return Err(Closed::Starting.into()),
         };
         if let Some(files) = &settings.intake.tls {
             intake::tls_config(files).map_err(failed)?;

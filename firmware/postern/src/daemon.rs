@@ -109,7 +109,7 @@ impl Daemon {
             State::Open(open) => Ok(open.clone()),
             State::NotSetUp(_) => Err(Closed::NotSetUp),
             State::Locked(locked) => Err(Closed::Locked(locked.clone())),
-            State::Starting => Err(Closed::Locked(starting())),
+            State::Starting => Err(Closed::Starting),
         }
     }
 
@@ -117,12 +117,12 @@ impl Daemon {
     ///
     /// # Errors
     /// Why there are none.
-    pub fn ledger(&self) -> Result<Ledger, Locked> {
+    pub fn ledger(&self) -> Result<Ledger, Closed> {
         match &self.now().state {
             State::Open(open) => Ok(open.ledger.clone()),
             State::NotSetUp(begun) => Ok(begun.ledger.clone()),
-            State::Locked(locked) => Err(locked.clone()),
-            State::Starting => Err(starting()),
+            State::Locked(locked) => Err(Closed::Locked(locked.clone())),
+            State::Starting => Err(Closed::Starting),
         }
     }
 
@@ -348,8 +348,4 @@ impl Daemon {
         }
         log::warn!("a request is still under way; the spool is closed by the end of the process");
     }
-}
-
-fn starting() -> Locked {
-    Locked { what: "the daemon is starting".into(), remedy: "try again in a moment".into(), since: Timestamp::now() }
 }

@@ -12,7 +12,7 @@ use super::{
     table::{Table, clean, lines},
 };
 use crate::{
-    CloudState, Enrolment, KeyFacts, Response, Unlocked,
+    CloudState, Enrolment, KeyFacts, Refusal, Response, SecureBoot, Unlocked,
     view::{
         AppliedReport, AuditReport, QueueFigures, QueueReport, SettingsReport, StatusReport, TestOutcome, TestReport,
     },
@@ -36,10 +36,10 @@ pub(super) fn json_of(response: &Response) -> String {
         Response::RecoveryRenewed => json(&object!({ "renewed": true })),
         Response::Enrolled(enrolment) => json(enrolment),
         Response::Tested(report) => json(report),
-        Response::SignedIn { name } => json(&object!({ "signed_in": name })),
+        Response::SignedIn { name, unrecorded } => json(&object!({ "signed_in": name, "unrecorded": unrecorded })),
         Response::SignedOut => json(&object!({ "signed_in": null })),
         Response::Network(report) => json(report),
-        Response::Machine(act) => json(&object!({ "done": act.name() })),
+        Response::Machine { act, unrecorded } => json(&object!({ "done": act.name(), "unrecorded": unrecorded })),
         Response::Health(report) => json(report),
         Response::Update(report) => json(report),
         Response::UpdateAcknowledged => json(&object!({ "acknowledged": true })),
@@ -77,10 +77,10 @@ pub(super) fn text_of(response: &Response) -> String {
         }
         Response::Enrolled(enrolment) => format!("enrolled: {}\n", enrolled(enrolment)),
         Response::Tested(report) => tested(report),
-        Response::SignedIn { name } => format!("signed in as {}\n", clean(name)),
+        Response::SignedIn { name, unrecorded } => told(format!("signed in as {}\n", clean(name)), unrecorded.as_ref()),
         Response::SignedOut => "signed out\n".to_owned(),
         Response::Network(report) => network(report),
-        Response::Machine(act) => done(act),
+        Response::Machine { act, unrecorded } => told(done(act), unrecorded.as_ref()),
         Response::Health(report) => image::health(report),
         Response::Update(report) => image::update(report),
         Response::UpdateAcknowledged => "taken note of\n".to_owned(),
@@ -88,6 +88,14 @@ pub(super) fn text_of(response: &Response) -> String {
         Response::Settings(report) => settings(report),
         Response::Applied(report) => applied(report),
     }
+}
+
+/// What was done, and that the ledger does not have it.
+fn told(mut out: String, unrecorded: Option<&Refusal>) -> String {
+    if let Some(Refusal { what, remedy, .. }) = unrecorded {
+        alarm(&mut out, &format!("this is not in the ledger: {what}"), remedy);
+    }
+    out
 }
 
 /// Names and values, aligned.
@@ -124,7 +132,14 @@ fn status(report: &StatusReport) -> String {
     top.add("host", &facts.host);
     top.add("version", format!("{}{development}", facts.version));
     let open = if facts.set_up { "open" } else { "not set up: `postern console`, or `postern settings apply FILE`" };
+    let open = if report.starting { "starting; look again in a moment" } else { open };
     top.add("state", if report.locked.is_some() { "locked" } else { open });
+    match facts.secure_boot {
+        SecureBoot::On => top.add("secure boot", "on"),
+        SecureBoot::Off => top.add("secure boot", "OFF"),
+        SecureBoot::SetupMode => top.add("secure boot", "OFF: the firmware is in setup mode"),
+        SecureBoot::Unknown => {}
+    }
     top.add("addresses", addresses(&facts.addresses));
     top.add("started", time(facts.started));
     top.add("settings", format!("revision {}", report.settings_revision));
@@ -138,7 +153,9 @@ fn status(report: &StatusReport) -> String {
         ),
     );
     top.add("cloud", cloud(&facts.cloud));
-    top.add("recovery key", if report.keys.recovery_confirmed { "confirmed" } else { "NOT confirmed" });
+    if !report.starting {
+        top.add("recovery key", if report.keys.recovery_confirmed { "confirmed" } else { "NOT confirmed" });
+    }
     out.push_str(&top.lay_out());
     if let Some(queue) = &report.queue {
         out.push('\n');
@@ -154,7 +171,7 @@ fn status(report: &StatusReport) -> String {
     for raised in &facts.alarms {
         alarm(&mut out, &raised.what, &raised.remedy);
     }
-    if !report.keys.recovery_confirmed && report.locked.is_none() {
+    if !report.keys.recovery_confirmed && report.locked.is_none() && !report.starting {
         alarm(
             &mut out,
             "nobody has confirmed the recovery key; without it this appliance's mail is lost with its TPM",

@@ -38,6 +38,11 @@ pub fn board(state: &State, sheet: &mut Sheet<'_>) {
         let since = format!("Locked since {}. Mail is refused for now (451); senders try again.", time(locked.since));
         sheet.text(0, &since, PLAIN);
         sheet.gap();
+    } else if status.starting {
+        sheet.big("STARTING", STRONG);
+        sheet.gap();
+        sheet.text(0, "The mail service starts: it asks the TPM for its keys and reads its queue.", PLAIN);
+        sheet.gap();
     } else if !status.facts.set_up {
         sheet.big("NOT SET UP", STRONG);
         sheet.gap();
@@ -59,7 +64,7 @@ pub fn board(state: &State, sheet: &mut Sheet<'_>) {
 
 fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
     let facts = &status.facts;
-    let open = status.locked.is_none() && facts.set_up;
+    let open = status.locked.is_none() && !status.starting && facts.set_up;
     if open {
         let well = facts.alarms.is_empty() && facts.failing.is_empty();
         let (word, style) = if well { ("open; mail flows", GOOD) } else { ("open; something needs attention", BAD) };
@@ -71,7 +76,7 @@ fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
         sheet.fact("SMTP", &format!("{listeners}, {}", counted(facts.sessions, "session")), PLAIN);
     }
     software(state, sheet);
-    if status.locked.is_none() {
+    if status.locked.is_none() && !status.starting {
         sheet.fact("Keys", keys(status), if status.keys.sealed { PLAIN } else { BAD });
     }
     if open {

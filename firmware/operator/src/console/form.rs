@@ -176,8 +176,8 @@ impl FormKind {
             }
             Response::Tested(report) => Some(tested(report)),
             Response::Update(_) => Some("The image is installed; the next start tries it.".to_owned()),
-            Response::Machine(MachineAct::PowerOff) => Some("The appliance switches off.".to_owned()),
-            Response::Machine(_) => Some("The appliance starts anew.".to_owned()),
+            Response::Machine { act: MachineAct::PowerOff, .. } => Some("The appliance switches off.".to_owned()),
+            Response::Machine { .. } => Some("The appliance starts anew.".to_owned()),
             _ => None,
         }
     }

@@ -222,7 +222,7 @@ fn answer(state: &mut State, lane: Lane, result: Result<Response, Refusal>) -> V
         }
     }
     state.busy = state.asked.iter().any(|asked| !asked.purpose.is_quiet());
-    if let Ok(Response::SignedIn { name }) = &result {
+    if let Ok(Response::SignedIn { name, .. }) = &result {
         state.signed_in = Some(name.clone());
     }
     if let Err(refusal) = &result

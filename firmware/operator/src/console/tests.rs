@@ -30,11 +30,13 @@ fn at(second: i64) -> Timestamp {
 
 fn status() -> StatusReport {
     StatusReport {
+        starting: false,
         locked: None,
         facts: Facts {
             host: "postern.clinic.example".into(),
             version: "0.1.0".into(),
             development: false,
+            secure_boot: crate::SecureBoot::On,
             set_up: true,
             administrator: true,
             started: at(1_800_000_000 - 7_200),
@@ -188,13 +190,16 @@ fn what_acts_asks_who_it_is_and_goes_on_after_the_sign_in() {
     assert!(!console.screen().contains("planted-password"));
     console.answer(Err(Refusal::new(Fault::Refused, "name or password is wrong", "check both")));
     console.shows("name or password is wrong").typed("other").key(Key::Enter);
-    console.answer(Ok(Response::SignedIn { name: "admin".into() })).shows("What do you want to do?").shows("admin");
+    console
+        .answer(Ok(Response::SignedIn { name: "admin".into(), unrecorded: None }))
+        .shows("What do you want to do?")
+        .shows("admin");
     // The connection was lost meanwhile: the same is asked again after a new sign-in.
     console.key(Key::Char('1'));
     assert_eq!(console.asked, [Effect::Ask(Request::SettingsShow)]);
     console.answer(Err(Refusal::new(Fault::SignIn, "this needs an operator's sign-in", "sign in"))).shows("Sign in");
     console.typed("admin").key(Key::Enter).typed("x").key(Key::Enter);
-    console.answer(Ok(Response::SignedIn { name: "admin".into() }));
+    console.answer(Ok(Response::SignedIn { name: "admin".into(), unrecorded: None }));
     assert_eq!(console.asked, [Effect::Ask(Request::SettingsShow)]);
 }
 
@@ -202,7 +207,7 @@ fn what_acts_asks_who_it_is_and_goes_on_after_the_sign_in() {
 fn a_signed_in_operator_who_is_gone_is_signed_out() {
     let mut console = Console::new(status());
     console.key(Key::Enter).typed("admin").key(Key::Enter).typed("x").key(Key::Enter);
-    console.answer(Ok(Response::SignedIn { name: "admin".into() }));
+    console.answer(Ok(Response::SignedIn { name: "admin".into(), unrecorded: None }));
     console.event(Event::Tick(at(1_800_000_000 + 601)));
     assert_eq!(console.asked, [Effect::Ask(Request::SignOut)]);
     assert!(!console.screen().contains("What do you want"));

@@ -9,7 +9,7 @@ use mail::{
 };
 use operator::{
     Adopted, Appliance, Closed, CloudState, Enrolment, Facts, Fault, KeyFacts, Locked, Opened, Operator, Refusal,
-    Secret, Unlocked,
+    Secret, SecureBoot, Unlocked,
     cli::{self, Face, Streams},
     health::{HealthCheck, HealthReport, HealthState},
     machine::{MachineAct, NetworkReport},
@@ -39,6 +39,7 @@ pub const SETTINGS: &str =
 pub struct Machine {
     spool: Spool,
     ledger: Ledger,
+    starting: AtomicBool,
     locked: AtomicBool,
     set_up: AtomicBool,
     shown: AtomicBool,
@@ -80,6 +81,7 @@ impl Appliance for Machine {
             host: "postern.example.org".into(),
             version: "0.1.0".into(),
             development: true,
+            secure_boot: SecureBoot::Off,
             addresses: vec!["192.0.2.10".parse().unwrap()],
             data_locked: None,
             set_up: self.set_up.load(Ordering::SeqCst),
@@ -106,11 +108,15 @@ impl Appliance for Machine {
         }
     }
 
-    fn ledger(&self) -> Result<Ledger, Locked> {
-        self.lock().map_or_else(|| Ok(self.ledger.clone()), Err)
+    fn ledger(&self) -> Result<Ledger, Closed> {
+        if self.starting.load(Ordering::SeqCst) {
+            return Err(Closed::Starting);
+        }
+        self.lock().map_or_else(|| Ok(self.ledger.clone()), |locked| Err(locked.into()))
     }
 
     fn opened(&self) -> Result<Opened, Closed> {
+        self.ledger()?;
         match self.lock() {
             Some(locked) => Err(locked.into()),
             None if !self.set_up.load(Ordering::SeqCst) => Err(Closed::NotSetUp),
@@ -310,6 +316,7 @@ impl Bench {
         let appliance = Arc::new(Machine {
             spool,
             ledger,
+            starting: AtomicBool::new(false),
             locked: AtomicBool::new(false),
             set_up: AtomicBool::new(true),
             shown: AtomicBool::new(false),
@@ -359,6 +366,18 @@ impl Bench {
 
     pub fn lock(&self) {
         self.appliance.locked.store(true, Ordering::SeqCst);
+    }
+
+    /// As before the TPM has answered for the first time.
+    pub fn begin(&self) {
+        self.appliance.starting.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on the ledger takes nothing, as on a broken disk.
+    pub fn break_ledger(&self) {
+        let ledger = rusqlite::Connection::open(self.folder.path().join("ledger.db")).unwrap();
+        let key = "01".repeat(32);
+        ledger.execute_batch(&format!("PRAGMA key = \"x'{key}'\"; DROP TABLE audit;")).unwrap();
     }
 
     /// As when the TPM answers again.

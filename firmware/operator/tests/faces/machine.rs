@@ -43,3 +43,34 @@ async fn a_locked_box_can_be_restarted_and_made_as_new() {
     bench.ask(&["factory-reset", "--yes-erase-everything"], "").await.good();
     assert_eq!(bench.acts(), [MachineAct::Reboot, MachineAct::FactoryReset]);
 }
+
+#[tokio::test]
+async fn a_box_whose_ledger_takes_nothing_can_be_restarted_and_made_as_new_and_says_so() {
+    let bench = Bench::start();
+    bench.break_ledger();
+    for act in [&["power", "reboot"][..], &["factory-reset", "--yes-erase-everything"]] {
+        let text = bench.ask(act, "").await.good();
+        assert!(text.contains("not in the ledger"), "{text}");
+    }
+    let answer = bench.ask(&["--json", "power", "reboot"], "").await.json();
+    assert!(answer["unrecorded"]["remedy"].is_string(), "{answer}");
+    bench.ask(&["power", "off"], "").await.refused();
+    assert_eq!(bench.acts(), [MachineAct::Reboot, MachineAct::FactoryReset, MachineAct::Reboot]);
+    // What must leave a trail does not happen without it.
+    bench.ask(&["set-time", "2026-02-03T04:05:06Z"], "").await.refused();
+    bench.ask(&["keys", "recovery", "show"], "").await.refused();
+    assert_eq!(bench.acts().len(), 3);
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_is_neither_locked_nor_open_and_can_be_restarted() {
+    let bench = Bench::start();
+    bench.begin();
+    let text = bench.ask(&["status"], "").await.good();
+    assert!(text.contains("starting") && !text.contains("LOCKED") && !text.contains("recovery key"), "{text}");
+    let refused = bench.ask(&["keys", "status"], "").await.refused();
+    assert!(refused.contains("starting"), "{refused}");
+    bench.ask(&["update", "install", "/data/update/a.raucb"], "").await.refused();
+    bench.ask(&["power", "reboot"], "").await.good();
+    assert_eq!(bench.acts(), [MachineAct::Reboot]);
+}

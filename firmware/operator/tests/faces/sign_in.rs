@@ -139,3 +139,21 @@ async fn a_test_message_is_told_to_be_delivered_waiting_or_refused_and_a_refused
     assert_eq!(bench.spool().stats().messages, 1, "only the one that waits is still there");
     assert!(bench.recorded().iter().any(|(action, _)| action == "test_mail"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_goes_where_the_ledger_takes_nothing_and_what_changes_anything_does_not() {
+    let bench = Bench::start();
+    let (operator, mut console) = (Operator::new(Arc::clone(&bench.appliance)), console());
+    bench.forget_settings();
+    operator.ask(&mut console, Request::SettingsApply { text: with_anna() }).await.unwrap();
+    bench.break_ledger();
+    refused(operator.ask(&mut console, sign_in("anna", "wrong")).await, Fault::Refused);
+    let answer = operator.ask(&mut console, sign_in("anna", PASSWORD)).await.unwrap();
+    let Response::SignedIn { name, unrecorded: Some(why) } = answer else { panic!("{answer:?}") };
+    assert!(name == "anna" && !why.remedy.is_empty(), "{why}");
+    refused(operator.ask(&mut console, Request::RecoveryRenew).await, Fault::Failed);
+    refused(
+        operator.ask(&mut console, Request::SettingsApply { text: with_anna().replace("anna'", "emma'") }).await,
+        Fault::Failed,
+    );
+}

@@ -89,6 +89,11 @@ async fn check_now(daemon: &Daemon) -> HealthReport {
             checks.push(refuses(daemon).await);
             checks.extend(skipped("the appliance is locked"));
         }
+        Err(Closed::Starting) => {
+            let text = "the daemon is starting; try again in a moment";
+            checks.push(HealthCheck::told("keys", HealthState::Failed, text));
+            checks.extend(skipped("the daemon is starting"));
+        }
         Err(Closed::NotSetUp) => {
             checks.push(keys(daemon));
             checks.push(refuses(daemon).await);
