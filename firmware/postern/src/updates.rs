@@ -7,7 +7,7 @@
 
 use crate::{
     daemon::Daemon,
-    helper::{Request, Response, update::record},
+    helper::{Request, Response, paths::GOOD, update::record},
 };
 use aws_lc_rs::digest::{Context, SHA256};
 use delivery::Download;
@@ -20,8 +20,6 @@ use std::{
     time::Duration,
 };
 
-/// There once the image that runs has shown that it works (`helper::update`).
-const GOOD: &str = "/run/postern/good";
 /// Octets of a bundle: both kernel images and a root of 256 MiB.
 const LARGEST: u64 = 512 << 20;
 /// Reading, checking and writing it on a slow disk.

@@ -26,7 +26,7 @@ impl Machine {
         let machine = Self { root: tempfile::tempdir().unwrap() };
         // Others must get as far as the socket to be refused there.
         fs::set_permissions(machine.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        for folder in ["run/postern", "dev/postern", "proc/self", "usr/bin", "data"] {
+        for folder in ["run/postern-root", "dev/postern", "proc/self", "usr/bin", "data"] {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
         machine.put("dev/postern/plain", &vec![0; AREA]);
@@ -109,7 +109,7 @@ impl Machine {
     fn serve(&self, user: &str) -> Serving {
         let log = fs::File::create(self.path("log")).unwrap();
         let child = self.helper(&["serve", "--user", user]).stderr(log).stdout(Stdio::null()).spawn().unwrap();
-        let serving = Serving { child, socket: self.path("run/postern/helper.sock") };
+        let serving = Serving { child, socket: self.path("run/postern-root/helper.sock") };
         let start = Instant::now();
         while UnixStream::connect(&serving.socket).is_err() {
             assert!(start.elapsed() < PATIENCE, "the helper does not come up: {}", self.text("log"));
@@ -249,8 +249,8 @@ fn an_address_is_rendered_now_and_at_the_next_start() {
 fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
     let machine = Machine::new();
     machine.put("proc/cmdline", b"root=/dev/dm-0 rauc.slot=postern-b postern.slot=b console=ttyS0\n");
-    machine.put("run/postern/boot/postern/pcr-signature.json", b"{\"sha256\":[]}");
-    machine.put("run/postern/boot/postern/policy-signatures.json", b"{\"ours\":[]}");
+    machine.put("run/postern-root/boot/postern/pcr-signature.json", b"{\"sha256\":[]}");
+    machine.put("run/postern-root/boot/postern/policy-signatures.json", b"{\"ours\":[]}");
     for (slot, number) in [("a", "1"), ("b", "2")] {
         machine.put(&format!("sys/devices/virtual/block/vda/vda{number}/partition"), number.as_bytes());
         fs::create_dir_all(machine.path("sys/class/block")).unwrap();
@@ -273,11 +273,11 @@ fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
     );
     machine.run("prepare");
     assert_eq!(
-        (machine.text("run/postern/slot"), machine.text("run/postern/update-variant")),
+        (machine.text("run/postern-root/slot"), machine.text("run/postern-root/update-variant")),
         ("b\n".into(), "a\n".into())
     );
     assert_eq!(machine.text("run/systemd/tpm2-pcr-signature.json"), "{\"sha256\":[]}");
-    assert_eq!(machine.text("run/postern/policy-signatures.json"), "{\"ours\":[]}");
+    assert_eq!(machine.text("run/postern-root/policy-signatures.json"), "{\"ours\":[]}");
     let calls = machine.calls();
     assert!(
         calls.contains(
@@ -299,7 +299,7 @@ fn prepare_does_what_it_can_where_much_is_missing() {
     fs::remove_file(machine.path("dev/postern/plain")).unwrap();
     machine.put("proc/cmdline", b"root=/dev/dm-0 postern.slot=../../etc\n");
     machine.run("prepare");
-    assert!(!machine.path("run/postern/slot").exists());
+    assert!(!machine.path("run/postern-root/slot").exists());
     assert!(machine.text("run/systemd/network/10-postern.network").contains("DHCP=yes"));
 }
 
@@ -307,11 +307,11 @@ fn prepare_does_what_it_can_where_much_is_missing() {
 fn signatures_of_any_length_are_not_taken() {
     let machine = Machine::new();
     machine.put("proc/cmdline", b"postern.slot=a\n");
-    machine.put("run/postern/boot/postern/pcr-signature.json", &vec![b' '; 300 * 1024]);
-    machine.put("run/postern/boot/postern/policy-signatures.json", b"{}");
+    machine.put("run/postern-root/boot/postern/pcr-signature.json", &vec![b' '; 300 * 1024]);
+    machine.put("run/postern-root/boot/postern/policy-signatures.json", b"{}");
     machine.run("prepare");
     assert!(!machine.path("run/systemd/tpm2-pcr-signature.json").exists());
-    assert_eq!(machine.text("run/postern/policy-signatures.json"), "{}", "the other one is");
+    assert_eq!(machine.text("run/postern-root/policy-signatures.json"), "{}", "the other one is");
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn a_data_partition_that_is_not_open_is_said_with_its_reason() {
             .status()
             .unwrap();
         assert!(status.success());
-        let locked = machine.text("run/postern/data-locked");
+        let locked = machine.text("run/postern-root/data-locked");
         let (what, remedy) = locked.trim().split_once("; ").unwrap_or_else(|| panic!("{locked}"));
         assert!(what.contains(reason) && remedy.len() > 10, "{locked}");
         assert_eq!(fs::read_dir(machine.path("data")).unwrap().count(), 0, "nothing is written below the mount point");

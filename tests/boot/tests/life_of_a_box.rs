@@ -88,7 +88,7 @@ fn nothing_failed(machine: &Machine) {
 /// PCR 11 is what the image tool predicted for this slot; Secure Boot and kernel lockdown are on.
 fn measured_as_predicted(machine: &Machine, image: &Image) {
     let agent = machine.agent();
-    let slot = agent.file("/run/postern/slot").unwrap();
+    let slot = agent.file("/run/postern-root/slot").unwrap();
     let facts = image.facts().unwrap();
     let predicted = &facts["slots"][slot.trim()]["pcr11"]["sysinit:ready"];
     let measured = agent.file("/sys/class/tpm/tpm0/pcr-sha256/11").unwrap();

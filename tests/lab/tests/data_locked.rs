@@ -31,7 +31,9 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let tpm = SoftTpm::start(&folder.path().join("tpm")).unwrap();
         let machine = Self { folder, tpm, port: free_port_base().unwrap() };
-        for path in ["root/run/postern", "root/usr/bin", "root/dev/postern", "root/data", "data"] {
+        for path in
+            ["root/run/postern", "root/run/postern-root", "root/usr/bin", "root/dev/postern", "root/data", "data"]
+        {
             fs::create_dir_all(machine.path(path)).unwrap();
         }
         let settings = format!(
@@ -120,10 +122,11 @@ fn a_closed_data_partition_is_told_and_opened_by_the_recovery_key() {
     machine.put("root/data/.keyslot", b"random");
     machine.put("root/sys/class/tpm/tpm0/pcr-sha256/12", "0".repeat(64).as_bytes());
     machine.put("root/proc/self/mountinfo", b"40 22 253:1 / /data rw - ext4 /dev/mapper/data rw\n");
-    machine.put("root/run/postern/data-locked", format!("{REASON}\n").as_bytes());
+    machine.put("root/run/postern-root/data-locked", format!("{REASON}\n").as_bytes());
     ["systemctl", "systemd-cryptenroll"].iter().for_each(|program| machine.program(program));
     let _helper = machine.helper();
-    let (helper, locked) = (machine.path("root/run/postern/helper.sock"), machine.path("root/run/postern/data-locked"));
+    let (helper, locked) =
+        (machine.path("root/run/postern-root/helper.sock"), machine.path("root/run/postern-root/data-locked"));
     let more = ["--helper", helper.to_str().unwrap(), "--data-locked", locked.to_str().unwrap()];
 
     let _daemon = machine.daemon(&machine.path("data"), &more);
@@ -170,7 +173,7 @@ fn a_factory_reset_clears_the_tpm_first() {
     machine.put("root/dev/postern/plain", &vec![0; 1 << 20]);
     ["systemctl", "cryptsetup", "blkdiscard", "sfdisk"].iter().for_each(|program| machine.program(program));
     let _helper = machine.helper();
-    let socket = machine.path("root/run/postern/helper.sock");
+    let socket = machine.path("root/run/postern-root/helper.sock");
     let helper = ["--helper", socket.to_str().unwrap()];
     let mut daemon = machine.daemon(&machine.path("data"), &helper);
     let refused = machine.ask(&["factory-reset"], "");

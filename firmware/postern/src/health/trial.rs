@@ -6,7 +6,7 @@
 //! systemd restart the box, and the firmware then starts the image before. A crash leaves the image unmarked, and has the
 //! same end.
 
-use crate::helper::{Client, ErrorKind, HelperError, Request};
+use crate::helper::{Client, ErrorKind, HelperError, Request, paths::SOCKET};
 use operator::{Response, cli, health::HealthCheck};
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     wait: u64,
     /// Root's helper
-    #[arg(long, default_value = "/run/postern/helper.sock", value_name = "PATH")]
+    #[arg(long, default_value = SOCKET, value_name = "PATH")]
     helper: PathBuf,
 }
 

@@ -6,7 +6,12 @@
 //! outside of the order, which starts nothing, and is added by no later run: the fallback path `\EFI\BOOT` of each
 //! partition starts the box all the same.
 
-use super::{HelperError, place::Place, program::Program};
+use super::{
+    HelperError,
+    paths::{BOOT_A, BOOT_B},
+    place::Place,
+    program::Program,
+};
 use std::fs;
 
 const TOOL: &str = "efibootmgr";
@@ -63,8 +68,8 @@ impl Slot {
     #[must_use]
     pub fn boot_partition(self) -> &'static str {
         match self {
-            Self::A => "/dev/postern/boot-a",
-            Self::B => "/dev/postern/boot-b",
+            Self::A => BOOT_A,
+            Self::B => BOOT_B,
         }
     }
 }

@@ -12,7 +12,8 @@
 
 use super::{
     HelperError,
-    network::replace,
+    files::replace,
+    paths::{DATA as PARTITION, LOCKED},
     place::Place,
     program::Program,
     protocol::{ErrorKind, Passphrase},
@@ -30,12 +31,8 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The encrypted partition.
-pub const PARTITION: &str = "/dev/postern/data";
 const MAPPED: &str = "/dev/mapper/data";
 const FOLDER: &str = "/data";
-/// There while `/data` is a tmpfs; holds why.
-const LOCKED: &str = "/run/postern/data-locked";
 /// The passphrase for enrolling others, on the partition itself.
 const OWN_SLOT: &str = "/data/.keyslot";
 /// By which systemd's tools test whether a slot would open.

@@ -13,7 +13,9 @@ mod boot_entries;
 mod client;
 mod data;
 mod dispatch;
+mod files;
 mod network;
+pub mod paths;
 mod place;
 mod power;
 mod prepare;
@@ -98,7 +100,7 @@ fn socket(place: &Place) -> io::Result<UnixListener> {
     let handed_over = listenfd::ListenFd::from_env().take_unix_listener(0)?;
     match handed_over {
         Some(listener) => Ok(listener),
-        None if place.at("/") != Path::new("/") => UnixListener::bind(place.at("/run/postern/helper.sock")),
+        None if place.at("/") != Path::new("/") => UnixListener::bind(place.at(paths::SOCKET)),
         None => Err(io::Error::other("no socket was handed over; start postern-helper.socket")),
     }
 }

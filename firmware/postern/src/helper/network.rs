@@ -8,10 +8,10 @@
 //! One file serves every Ethernet port: networkd configures a port only while it has a carrier, so the box has its
 //! address on the port that the cable is in.
 
-use super::{HelperError, place::Place, program::Program, protocol::ErrorKind};
+use super::{HelperError, files::replace, place::Place, program::Program, protocol::ErrorKind};
 use crate::plain::area;
 use settings::{Addressing, OwnAddress};
-use std::{fmt::Write as _, fs, io, io::Write as _, os::unix::fs::PermissionsExt, path::Path};
+use std::fmt::Write as _;
 
 /// Read by networkd before the files of /usr.
 const FILE: &str = "/run/systemd/network/10-postern.network";
@@ -33,18 +33,6 @@ pub fn write(network: Option<&Addressing>, place: &Place) -> Result<(), HelperEr
             "restart the box; install the image again if it comes back",
         )
     })
-}
-
-/// Writes a file that every service may read, whole or not at all, and makes its folder.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(content)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    fs::rename(&new, path)
 }
 
 /// systemd.network(5).
@@ -83,6 +71,7 @@ fn body(out: &mut String, network: Option<&Addressing>) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn of(text: &str) -> Addressing {
         serde_json::from_str(text).unwrap()

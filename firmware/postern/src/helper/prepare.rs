@@ -9,21 +9,21 @@
 use super::{
     HelperError,
     boot_entries::{self, Slot},
-    network::{self, replace},
+    files::{self, replace},
+    network,
+    paths::{BOOT, RUN, SIGNATURES, SLOT, UPDATE_VARIANT},
     place::Place,
 };
 use crate::plain::area;
 use nix::mount::{MsFlags, mount};
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
+    os::unix::fs::PermissionsExt,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-/// Where the boot partition of the running slot is mounted.
-const BOOT: &str = "/run/postern/boot";
 /// Signatures for each generation and phase take a tenth of it.
 const LONGEST_SIGNATURES: u64 = 256 * 1024;
 /// How long the kernel may take to find its disk again after it has mounted its root from there.
@@ -31,14 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Does every step; what fails is logged.
 pub fn prepare(place: &Place) {
+    attempt("root's own folder is missing", make_folder(place));
     let slot = attempt("the running slot is unknown", running_slot(place));
     if let Some(slot) = slot {
         attempt("the running slot is not written down", write_slot(slot, place));
         attempt("the boot partition is not mounted", mount_boot(slot, place));
-        for (from, to) in [
-            ("pcr-signature.json", "/run/systemd/tpm2-pcr-signature.json"),
-            ("policy-signatures.json", "/run/postern/policy-signatures.json"),
-        ] {
+        for (from, to) in
+            [("pcr-signature.json", "/run/systemd/tpm2-pcr-signature.json"), ("policy-signatures.json", SIGNATURES)]
+        {
             attempt("signatures are missing: keys will stay locked", hand_on(from, to, place));
         }
         attempt("boot entries are missing: updates will fail", boot_entries::ensure(slot, place));
@@ -52,6 +52,13 @@ fn attempt<T>(otherwise: &str, done: Result<T, HelperError>) -> Option<T> {
     done.inspect_err(|error| log::error!(event = "prepare_failed", error:%; "{otherwise}")).ok()
 }
 
+/// Root's folder for what the others read: nobody else writes in it.
+fn make_folder(place: &Place) -> Result<(), HelperError> {
+    let folder = place.at(RUN);
+    fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(|error| unwritable(&folder, &error))
+}
+
 fn running_slot(place: &Place) -> Result<Slot, HelperError> {
     let remedy = "this image is damaged or was started by other means; install it again";
     let command_line = fs::read_to_string(place.at("/proc/cmdline"))
@@ -61,7 +68,7 @@ fn running_slot(place: &Place) -> Result<Slot, HelperError> {
 }
 
 fn write_slot(slot: Slot, place: &Place) -> Result<(), HelperError> {
-    let files = [("/run/postern/slot", slot), ("/run/postern/update-variant", slot.other())];
+    let files = [(SLOT, slot), (UPDATE_VARIANT, slot.other())];
     files.iter().try_for_each(|(path, slot)| {
         let path = place.at(path);
         replace(&path, format!("{}\n", slot.letter()).as_bytes()).map_err(|error| unwritable(&path, &error))
@@ -90,22 +97,13 @@ fn mount_boot(slot: Slot, place: &Place) -> Result<(), HelperError> {
 
 fn hand_on(from: &str, to: &str, place: &Place) -> Result<(), HelperError> {
     let (source, target) = (place.at(BOOT).join("postern").join(from), place.at(to));
-    let content = bounded(&source).map_err(|error| {
+    let content = files::read(&source, LONGEST_SIGNATURES).map_err(|error| {
         HelperError::failed(
             format!("{} can't be read: {error}", source.display()),
             "start the other slot and install the image again",
         )
     })?;
     replace(&target, &content).map_err(|error| unwritable(&target, &error))
-}
-
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    fs::File::open(path)?.take(LONGEST_SIGNATURES + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LONGEST_SIGNATURES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than any signatures are"));
-    }
-    Ok(content)
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> HelperError {

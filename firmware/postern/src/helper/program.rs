@@ -5,9 +5,8 @@
 //! are taken from two folders of the verified root; the environment is ours alone; what a program prints is bounded;
 //! nothing is decided by its words, except where its output is a format. A crash leaves the program running to its end.
 
-use super::{HelperError, place::Place};
+use super::{HelperError, files, place::Place};
 use std::{
-    fs::File,
     io::{Read, Write},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -92,7 +91,7 @@ impl<'a> Program<'a> {
         command.envs(self.environment.iter().copied()).current_dir("/");
         command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         let output = match self.output {
-            Some(path) => Stdio::from(File::create(path).map_err(failed)?),
+            Some(path) => Stdio::from(files::empty(path).map_err(failed)?),
             None => Stdio::piped(),
         };
         let mut child = command.stdout(output).stderr(Stdio::piped()).spawn().map_err(failed)?;

@@ -16,7 +16,7 @@
 //! ```
 
 use super::{MAX_LISTENERS, Plain};
-use crate::helper::{ErrorKind, HelperError, Place};
+use crate::helper::{ErrorKind, HelperError, Place, paths::PLAIN as PARTITION};
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
@@ -25,9 +25,6 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
 };
-
-/// Where the partition is.
-const PARTITION: &str = "/dev/postern/plain";
 
 const MAGIC: &[u8; 16] = b"POSTERN-PLAIN-1\0";
 /// Where the digest stands, and what it covers of the header.

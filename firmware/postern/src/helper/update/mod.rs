@@ -20,14 +20,18 @@ pub mod trial;
 mod version;
 mod words;
 
-use super::{HelperError, Place, power, protocol::ErrorKind};
+use super::{
+    HelperError, Place, files,
+    paths::{GOOD, SLOT, UPDATE_LOCK},
+    power,
+    protocol::ErrorKind,
+};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use operator::update::{OnSlot, Reason, Update, UpdateReport, UpdateState};
 use serde::Deserialize;
 use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 use trial::Boot;
@@ -37,13 +41,7 @@ use version::Version;
 const SOURCES: [&str; 2] = ["/data/update", "/data/postern/update"];
 /// What the image says of itself; part of the verified root.
 const IMAGE: &str = "/usr/share/postern/image.json";
-/// Which slot runs, from `prepare`.
-const SLOT: &str = "/run/postern/slot";
-/// There while the image that runs has shown that it works; `postern-trial.service` runs where it is not.
-const GOOD: &str = "/run/postern/good";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// One installation at a time.
-const LOCK: &str = "/run/postern/update.lock";
 /// What RAUC's configuration calls this kind of box.
 const COMPATIBLE: &str = "postern-x86";
 
@@ -211,7 +209,7 @@ pub fn at_boot(place: &Place) {
 }
 
 fn note_good(place: &Place) {
-    if let Err(error) = File::create(place.at(GOOD)) {
+    if let Err(error) = files::empty(&place.at(GOOD)) {
         log::error!(error:%; "it can't be noted that this image is good");
     }
 }
@@ -251,18 +249,15 @@ fn source_file(source: &str, place: &Place) -> Result<PathBuf, HelperError> {
         ));
     }
     let path = place.at(source);
-    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(&path);
-    match opened.and_then(|file| file.metadata()) {
-        Ok(found) if found.is_file() => Ok(path),
-        Ok(_) => Err(refused(format!("{source} is no file"), "name the bundle's file")),
+    match files::open_to_read(&path) {
+        Ok(_) => Ok(path),
         Err(error) => Err(refused(format!("{source} can't be read: {error}"), "check the bundle's name")),
     }
 }
 
 fn one_at_a_time(place: &Place) -> Result<Flock<File>, HelperError> {
-    let path = place.at(LOCK);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|error| {
+    let path = place.at(UPDATE_LOCK);
+    let file = files::open(&path).map_err(|error| {
         HelperError::failed(format!("{} can't be opened: {error}", path.display()), "restart the box")
     })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {

@@ -5,7 +5,7 @@
 //! path, which begins with `/` and so is no option; what it prints is read as JSON and bounded. A crash leaves RAUC's
 //! service at work; the other slot is then written or broken, and not marked.
 
-use crate::helper::{HelperError, Place, program::Program};
+use crate::helper::{HelperError, Place, files, paths::PROGRESS, program::Program};
 use operator::update::SlotReport;
 use serde::Deserialize;
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -15,8 +15,8 @@ const RAUC: &str = "rauc";
 const LOOK: Duration = Duration::from_secs(120);
 /// Writing both partitions, on a slow disk.
 const INSTALL: Duration = Duration::from_secs(20 * 60);
-/// What RAUC says while it installs; its last line is the progress.
-const PROGRESS: &str = "/run/postern/update-progress";
+/// Octets of it that are read; the last line counts.
+const LONGEST_PROGRESS: u64 = 256 * 1024;
 
 /// What a bundle says of itself, under a signature that holds.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -65,7 +65,7 @@ pub fn install(path: &Path, place: &Place) -> Result<(), HelperError> {
 /// The last thing that RAUC said of an installation under way.
 #[must_use]
 pub fn progress(place: &Place) -> Option<String> {
-    let text = fs::read(place.at(PROGRESS)).ok()?;
+    let text = files::read(&place.at(PROGRESS), LONGEST_PROGRESS).ok()?;
     let text = String::from_utf8_lossy(&text);
     let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("beginning");
     Some(line.chars().filter(|c| !c.is_control()).take(200).collect())
@@ -147,6 +147,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::helper::paths::RUN;
 
     #[test]
     fn both_slots_are_read_whatever_else_stands_there() {
@@ -175,7 +176,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let place = Place::new(root.path());
         assert_eq!(progress(&place), None);
-        fs::create_dir_all(place.at("/run/postern")).unwrap();
+        fs::create_dir_all(place.at(RUN)).unwrap();
         fs::write(place.at(PROGRESS), "installing\n  0% Installing\n 40% Copying image\u{1b} to rootfs.1\n\n").unwrap();
         assert_eq!(progress(&place).as_deref(), Some("40% Copying image to rootfs.1"));
     }

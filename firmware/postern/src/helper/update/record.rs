@@ -5,11 +5,11 @@
 //! counts as no record, since an update must be possible on a box whose record is damaged. A crash leaves the record of
 //! before or of after.
 
-use crate::helper::{HelperError, Place};
+use crate::helper::{HelperError, Place, files};
 use operator::update::Update;
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -23,8 +23,7 @@ const MOST: u64 = 16 * 1024;
 /// The record at `path`; `None` where there is none that can be read.
 #[must_use]
 pub fn read(path: &Path) -> Option<Update> {
-    let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
+    let text = files::read(path, MOST).ok()?;
     let parsed = serde_json::from_slice(&text);
     if let Err(error) = &parsed {
         log::warn!(error:%; "the record of the last update can't be read and counts as none");
@@ -56,11 +55,7 @@ fn write(update: &Update, path: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let new = path.with_extension("new");
     // Made anew, so that nothing of that name is followed or shared.
-    if let Err(error) = fs::remove_file(&new)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
+    files::remove(&new)?;
     let mut file = File::create_new(&new)?;
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(&serde_json::to_vec_pretty(update)?)?;

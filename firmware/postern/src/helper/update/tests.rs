@@ -27,7 +27,8 @@ impl Root {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Self { place: Place::new(folder.path()), folder };
-        for made in ["usr/bin", "usr/share/postern", "run/postern", "data/update", "data/postern/update", "dev/postern"]
+        for made in
+            ["usr/bin", "usr/share/postern", "run/postern-root", "data/update", "data/postern/update", "dev/postern"]
         {
             fs::create_dir_all(root.folder.path().join(made)).unwrap();
         }

@@ -6,7 +6,7 @@
 //! line, no control characters; each is taken once. A crash leaves the words to the next start; a torn sector reads as
 //! none.
 
-use crate::helper::Place;
+use crate::helper::{Place, paths::PLAIN as PARTITION};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
@@ -14,9 +14,8 @@ use std::{
     path::Path,
 };
 
-/// The partition, and the sector in it: behind both copies of the plain area (`plain::area`), within what a factory
-/// reset erases.
-const PARTITION: &str = "/dev/postern/plain";
+/// The sector of the plain partition: behind both copies of the plain area (`plain::area`), within what a factory reset
+/// erases.
 const SECTOR_AT: u64 = 768 * 1024;
 const SECTOR: usize = 512;
 const MAGIC: &[u8; 16] = b"POSTERN-WORDS-1\0";
