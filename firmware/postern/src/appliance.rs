@@ -67,6 +67,16 @@ impl Daemon {
 
     async fn unlock_vault(&self, words: &Secret) -> Result<Keys, Refusal> {
         let (vault, words) = (self.vault()?, words.clone());
+        // Keys that are there already need no recovery key: something else keeps the appliance from being opened.
+        if vault.fault().is_none()
+            && let State::Locked(Locked { what, remedy, .. }) = &self.now().state
+        {
+            return Err(Refusal::new(
+                Fault::Refused,
+                format!("the recovery key is not what is missing: {what}"),
+                remedy,
+            ));
+        }
         let keys = tokio::task::spawn_blocking(move || vault.unlock(words.expose())).await;
         keys.map_err(failed)?.map_err(from_unlock)
     }
@@ -244,7 +254,7 @@ impl Appliance for Daemon {
         let keys = if closed { self.open_data(&words).await? } else { self.unlock_vault(&words).await? };
         let (lasting, identity) = (keys.lasting.clone(), keys.identity.clone());
         if let Err(error) = self.begin_open(keys).await {
-            self.lock_for(&error);
+            self.begin_broken(&error).await;
             return Err(failed(error));
         }
         self.now().data_locked = None;

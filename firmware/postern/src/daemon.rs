@@ -2,7 +2,7 @@
 //!
 //! Job: hold what runs, and move between locked, not set up and open. Place: beside the message's way; [`crate::appliance`]
 //! shows it to operators. Invariants: one transition at a time; a transition that fails leaves the state of before, or a
-//! locked one that says why; the locked state has no spool, no ledger and no STARTTLS; before the first settings there is
+//! locked one that says why and is tried again; the locked state has no spool, no ledger and no STARTTLS; before the first settings there is
 //! a ledger and no spool. A crash leaves what each part says of itself.
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     image::Image,
     listeners::{Listeners, Service},
     plain::{Plain, StoreError},
-    run::Arguments,
+    run::{self, Arguments},
     safe::Safe,
 };
 use jiff::Timestamp;
@@ -26,9 +26,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use vault::{Keys, Vault};
+use vault::{Keys, Opened};
 
-/// How often a locked vault asks the TPM again: some faults pass (a slow or busy TPM, a lockout).
+/// How often a locked appliance tries again: some faults pass (a slow or busy TPM, a lockout, a disk that was full, an
+/// address that is not there yet).
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
 /// The daemon.
@@ -78,15 +79,15 @@ pub enum State {
 }
 
 impl Daemon {
-    /// The daemon around an opened or locked vault, or without one while the data partition is closed; not serving yet.
+    /// The daemon before it has looked at anything; [`Daemon::begin`] does.
     #[must_use]
-    pub fn new(arguments: Arguments, vault: Option<Vault>, workers: Arc<dyn Workers>) -> Self {
+    pub fn new(arguments: Arguments, workers: Arc<dyn Workers>) -> Self {
         let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None, data_locked: None };
         Self {
             helper: arguments.helper.as_deref().map(Client::new),
             image: Image::of(arguments.image.as_deref()),
             arguments,
-            vault: Safe::new(vault),
+            vault: Safe::default(),
             workers,
             started: Timestamp::now(),
             health: Last::default(),
@@ -126,12 +127,41 @@ impl Daemon {
         }
     }
 
-    /// Goes on with keys: opens everything and serves; without settings, waits for the first.
+    /// From the start to what there is: open, not set up, or locked with the reason.
+    pub async fn begin(&self) {
+        if let Some(reason) = run::why_data_is_locked(&self.arguments) {
+            return self.begin_without_data(&reason).await;
+        }
+        match run::open_vault(&self.arguments).await {
+            Ok((vault, opened)) => {
+                self.vault.put(vault);
+                self.go_on(opened).await;
+            }
+            Err(error) => self.begin_broken(&error).await,
+        }
+    }
+
+    async fn go_on(&self, opened: Opened) {
+        match opened {
+            Opened::Fresh(keys) | Opened::Unlocked(keys) => {
+                if let Err(error) = self.begin_open(keys).await {
+                    self.begin_broken(&error).await;
+                }
+            }
+            Opened::Locked(fault) => self.begin_locked(&fault).await,
+        }
+    }
+
+    /// Goes on with keys: opens everything and serves; without settings, waits for the first. Nothing happens where others
+    /// were faster.
     ///
     /// # Errors
-    /// A part can't be made or an address can't be listened on; nothing is served then.
+    /// A part can't be made or an address can't be listened on; the caller says so ([`Daemon::begin_broken`]).
     pub async fn begin_open(&self, keys: Keys) -> Result<(), BuildError> {
         let mut listeners = self.changing.lock().await;
+        if matches!(self.now().state, State::NotSetUp(_) | State::Open(_)) {
+            return Ok(());
+        }
         let (data, first) = (self.arguments.data.clone(), self.arguments.settings.clone());
         let begun = tokio::task::spawn_blocking(move || build::begin(&data, first.as_deref(), keys)).await;
         match begun.map_err(|error| BuildError::Part(error.to_string()))?? {
@@ -217,22 +247,42 @@ impl Daemon {
         };
         let opened = self.open_with(&mut listeners, begun, settings, revision).await;
         if let Err(error) = &opened {
-            self.lock_for(error);
+            self.answer_broken(&mut listeners, error).await;
         }
         opened
     }
 
-    /// The keys are there, and yet the appliance can't be opened.
-    pub fn lock_for(&self, error: &BuildError) {
-        let what = error.to_string();
-        let locked = Locked { what, remedy: "mend it and restart the daemon".into(), since: Timestamp::now() };
-        self.now().state = State::Locked(locked);
+    /// The keys are there, and yet the appliance can't be opened: answers 451, says why, and tries again.
+    pub async fn begin_broken(&self, error: &BuildError) {
+        let mut listeners = self.changing.lock().await;
+        self.answer_broken(&mut listeners, error).await;
+    }
+
+    async fn answer_broken(&self, listeners: &mut Listeners, error: &BuildError) {
+        let since = match &self.now().state {
+            State::Locked(locked) => locked.since,
+            State::Starting | State::NotSetUp(_) | State::Open(_) => Timestamp::now(),
+        };
+        let locked = Locked::of(error, since);
+        {
+            let mut now = self.now();
+            // Every 20 seconds the same would fill the journal.
+            if !matches!(&now.state, State::Locked(before) if *before == locked) {
+                log::error!(event = "locked", code = "broken", error:%; "the appliance can't be opened; mail is answered 451");
+            }
+            if matches!(now.state, State::Locked(_)) && now.service.is_some() {
+                now.state = State::Locked(locked);
+                return;
+            }
+        }
+        self.answer_locked(listeners, locked).await;
     }
 
     /// Goes on without keys: greets and answers 451, as far as the plain area says where.
     pub async fn begin_locked(&self, fault: &vault::Fault) {
         log::error!(event = "locked", code = fault.code(), fault:%; "the keys are locked; mail is answered 451");
-        self.answer_locked(Locked::of(fault, Timestamp::now())).await;
+        let mut listeners = self.changing.lock().await;
+        self.answer_locked(&mut listeners, Locked::of(fault, Timestamp::now())).await;
     }
 
     /// Goes on without the data partition, for this reason in two halves. The key store is on it, and the folder in its
@@ -241,11 +291,11 @@ impl Daemon {
         log::error!(event = "locked", code = "data-locked", reason:%; "the data partition is closed; mail is answered 451");
         let locked = Locked::of(&reason, Timestamp::now());
         self.now().data_locked = Some(locked.clone());
-        self.answer_locked(locked).await;
+        let mut listeners = self.changing.lock().await;
+        self.answer_locked(&mut listeners, locked).await;
     }
 
-    async fn answer_locked(&self, locked: Locked) {
-        let mut listeners = self.changing.lock().await;
+    async fn answer_locked(&self, listeners: &mut Listeners, locked: Locked) {
         let plain = match self.store().load().await {
             Ok(plain) => plain,
             Err(error) => {
@@ -253,19 +303,22 @@ impl Daemon {
                 None
             }
         };
-        let service = match &plain {
-            None => None,
-            // Whatever keeps SMTP from being answered must not keep operators from unlocking.
-            Some(plain) => {
-                let bound = listeners.bind(&plain.listen).map_err(|error| error.to_string());
-                let served = bound.and_then(|()| {
-                    let service = listeners.serve(Arc::new(acceptors::Closed::Locked), &plain.settings(), None);
-                    service.map_err(|error| error.to_string())
-                });
-                served.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok()
-            }
+        // Whatever keeps SMTP from being answered must not keep operators from unlocking.
+        let bound = match &plain {
+            Some(plain) => listeners.bind(&plain.listen).map_err(|error| error.to_string()),
+            None => Ok(()),
         };
         let listening = listeners.addresses();
+        let served = bound.and_then(|()| {
+            if listening.is_empty() {
+                return Ok(None);
+            }
+            // Sockets that were handed over are answered, whatever is known of the host.
+            let settings = plain.as_ref().map_or_else(|| Plain::unknown().settings(), Plain::settings);
+            let service = listeners.serve(Arc::new(acceptors::Closed::Locked), &settings, None);
+            service.map(Some).map_err(|error| error.to_string())
+        });
+        let service = served.inspect_err(|error| log::error!(error:%; "no listener can be opened")).ok().flatten();
         let old = {
             let mut now = self.now();
             (now.state, now.plain, now.listening) = (State::Locked(locked), plain, listening);
@@ -300,28 +353,28 @@ impl Daemon {
         Ok(now.service.replace(service))
     }
 
-    /// Asks the TPM again while the vault is locked, for faults that pass; ends when it is open.
+    /// Tries again, while the appliance is locked, what may pass: asks the TPM, or opens with the keys that are there.
     pub async fn ask_again(self: Arc<Self>) {
-        while matches!(self.now().state, State::Locked(_)) {
+        loop {
             tokio::time::sleep(ASK_AGAIN).await;
-            let Some(vault) = self.vault.vault() else { return };
-            let opened = tokio::task::spawn_blocking(move || vault.retry()).await;
-            match opened {
-                Ok(Some(vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys))) => {
-                    log::info!("the TPM has released the keys");
-                    if let Err(error) = self.begin_open(keys).await {
-                        log::error!(error:%; "the keys are there, but the appliance can't be opened; restart it");
-                        self.lock_for(&error);
-                    }
-                    return;
+            if !matches!(self.now().state, State::Locked(_)) {
+                continue;
+            }
+            let Some(vault) = self.vault.vault() else {
+                // A closed data partition waits for the recovery key; a vault that could not even be made is made.
+                if self.now().data_locked.is_none() {
+                    self.begin().await;
                 }
-                Ok(Some(vault::Opened::Locked(fault))) => {
+                continue;
+            };
+            match tokio::task::spawn_blocking(move || vault.retry()).await {
+                Ok(Opened::Locked(fault)) => {
                     let mut now = self.now();
                     if let State::Locked(locked) = &mut now.state {
                         *locked = Locked::of(&fault, locked.since);
                     }
                 }
-                Ok(None) => return,
+                Ok(opened) => self.go_on(opened).await,
                 Err(error) => log::error!(error:%; "asking the TPM ended badly"),
             }
         }

@@ -1,8 +1,9 @@
 //! The daemon's life.
 //!
 //! Job: from arguments to drained. Place: around everything. Invariants: no key exists before core dumps are forbidden;
-//! the operator's socket is there in every state, SMTP only when mail can be kept or refused; SIGTERM drains. A crash at
-//! any point is made good by the next start.
+//! the operator's socket is there in every state, the start included, and first of all, so that whatever is broken behind it
+//! can be told and the box be restarted; SMTP only when mail can be kept or refused; SIGTERM drains. A crash at any point is
+//! made good by the next start.
 
 use crate::{build::BuildError, daemon::Daemon, journal, worker};
 use operator::Operator;
@@ -97,31 +98,15 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
     runtime.block_on(async {
         // Caught from here on, so that a stop during the start is a clean one.
         let stopped = stop_signal().map_err(|error| part("signals can't be caught", &error))?;
-        let daemon = match why_data_is_locked(&arguments) {
-            Some(reason) => {
-                let daemon = Arc::new(Daemon::new(arguments, None, workers));
-                daemon.begin_without_data(&reason).await;
-                daemon
-            }
-            None => {
-                let (vault, opened) = open_vault(&arguments).await?;
-                let daemon = Arc::new(Daemon::new(arguments, Some(vault), workers));
-                match opened {
-                    Opened::Fresh(keys) | Opened::Unlocked(keys) => daemon.begin_open(keys).await?,
-                    Opened::Locked(fault) => {
-                        daemon.begin_locked(&fault).await;
-                        tokio::spawn(daemon.clone().ask_again());
-                    }
-                }
-                daemon
-            }
-        };
+        let daemon = Arc::new(Daemon::new(arguments, workers));
         let (stop, mut stopping) = watch::channel(false);
         let listener = operator::bind(socket)
             .map_err(|error| part(&format!("the operators' socket {} can't be opened", socket.display()), &error))?;
         let operators = tokio::spawn(operator::serve(listener, Arc::new(Operator::new(daemon.clone())), async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         }));
+        daemon.begin().await;
+        tokio::spawn(daemon.clone().ask_again());
         announce();
         stopped.await;
         log::info!("stopping: no new mail is taken, what is under way is finished");
@@ -136,7 +121,7 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
 
 /// Why the data folder is not the data partition; none where it is. A file that can't be read is a reason too: keys must
 /// never be made in a folder that only stands in.
-fn why_data_is_locked(arguments: &Arguments) -> Option<String> {
+pub fn why_data_is_locked(arguments: &Arguments) -> Option<String> {
     let file = arguments.data_locked.as_deref()?;
     match std::fs::read_to_string(file) {
         Ok(reason) => Some(reason.trim().to_owned()),

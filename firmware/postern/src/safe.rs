@@ -12,12 +12,6 @@ use vault::{State, Status, Vault};
 pub struct Safe(OnceLock<Vault>);
 
 impl Safe {
-    /// With a vault from the start, or without.
-    #[must_use]
-    pub fn new(vault: Option<Vault>) -> Self {
-        Self(vault.map(OnceLock::from).unwrap_or_default())
-    }
-
     /// The vault, once it is there.
     #[must_use]
     pub fn vault(&self) -> Option<Vault> {

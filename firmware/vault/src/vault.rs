@@ -4,7 +4,7 @@
 //! take the recovery key. Place: the first thing that `build()` makes; everything that seals gets its keys here.
 //! Invariants: there is no way to keys but the TPM's policy or the recovery key; the root secret is sealed anew only where
 //! the signed policy holds now, for no lower generation and under no other policy key than before; the keys are handed
-//! out once. A crash leaves each file of before or of after: between two files any combination opens.
+//! out again only to who had them and could not use them. A crash leaves each file of before or of after: between two files any combination opens.
 
 use crate::{
     epochs::Epochs,
@@ -78,7 +78,7 @@ pub enum UnlockError {
     Fault(#[from] Fault),
 }
 
-/// What opening gave. Fresh and unlocked keys are handed out this once.
+/// What opening gave.
 #[derive(Debug)]
 pub enum Opened {
     /// First start: new keys. The recovery key waits to be shown.
@@ -163,13 +163,15 @@ impl Vault {
         Ok((vault, opened))
     }
 
-    /// Opens a locked vault by the TPM once more, for faults that pass: slow, absent, locked out. Blocking.
-    /// None where it is not locked.
+    /// Opens a locked vault by the TPM once more, for faults that pass: slow, absent, locked out. Blocking. Where it is
+    /// open: the same keys again, for an appliance that could not be opened with those that it had.
     #[must_use]
-    pub fn retry(&self) -> Option<Opened> {
+    pub fn retry(&self) -> Opened {
         let one_at_a_time = self.inner.changing();
-        self.fault()?;
-        Some(self.open_now(&one_at_a_time))
+        match self.inner.opened() {
+            Ok(open) => open.keys().map_or_else(Opened::Locked, Opened::Unlocked),
+            Err(_) => self.open_now(&one_at_a_time),
+        }
     }
 
     /// Opens a locked vault by its recovery key. Blocking, up to a few times the deadline.
@@ -358,18 +360,10 @@ impl Inner {
             Lasting::ThisBoot(fault) => Some(fault.clone()),
         };
         let identity = Identity::open(self.owner.clone(), self.files(), store.clone(), auth, table.generation, blocked);
-        let keys = Keys {
-            epochs: Arc::clone(&table.epochs),
-            index: tree::derive(&root).map_err(crypto)?,
-            ledger: tree::derive(&root).map_err(crypto)?,
-            audit: tree::derive(&root).map_err(crypto)?,
-            settings: tree::derive(&root).map_err(crypto)?,
-            pseudonym: tree::derive(&root).map_err(crypto)?,
-            identity: Arc::clone(&identity),
-            lasting: lasting.clone(),
-        };
         let (generation, epochs) = (table.generation, Arc::clone(&table.epochs));
-        *self.now() = Now::Open(Arc::new(Open { root, store, generation, lasting, epochs, identity }));
+        let open = Open { root, store, generation, lasting, epochs, identity };
+        let keys = open.keys()?;
+        *self.now() = Now::Open(Arc::new(open));
         Ok(keys)
     }
 
@@ -408,6 +402,21 @@ impl Inner {
 
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn keys(&self) -> Result<Keys, Fault> {
+        Ok(Keys {
+            epochs: Arc::clone(&self.epochs),
+            index: tree::derive(&self.root).map_err(crypto)?,
+            ledger: tree::derive(&self.root).map_err(crypto)?,
+            audit: tree::derive(&self.root).map_err(crypto)?,
+            settings: tree::derive(&self.root).map_err(crypto)?,
+            pseudonym: tree::derive(&self.root).map_err(crypto)?,
+            identity: Arc::clone(&self.identity),
+            lasting: self.lasting.clone(),
+        })
     }
 }
 

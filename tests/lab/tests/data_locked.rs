@@ -74,7 +74,8 @@ impl Machine {
         command.args(more).env("TSS2_LOG", "all+NONE");
         let process = Process::start("daemon", command, &self.path("log")).unwrap();
         let start = Instant::now();
-        while !self.ask(&["status"], "").status.success() {
+        // Operators are answered from the first moment on, before it is known what there is.
+        while !self.ask(&["keys", "status"], "").status.success() {
             assert!(start.elapsed() < PATIENCE, "{}", fs::read_to_string(self.path("log")).unwrap());
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -161,3 +161,25 @@ fn a_locked_box_whose_port_is_taken_can_still_be_unlocked() {
     assert_flows(&mut system);
     system.stop().unwrap();
 }
+
+#[test]
+fn a_box_whose_queue_can_not_be_opened_says_so_answers_451_and_goes_on_once_that_is_mended() {
+    let (_folder, mut system) = start(Options { no_cloud: true, ..Options::default() });
+    system.stop_appliance().unwrap();
+    let (spool, aside) = (system.layout.path("appliance/spool"), system.layout.path("appliance/aside"));
+    std::fs::rename(&spool, &aside).unwrap();
+    std::fs::write(&spool, "no folder").unwrap();
+    system.start_appliance().unwrap();
+    assert_locked(&system, "appliance/spool");
+    let unlock = system.postern(&["keys", "unlock"], &system.recovery_key().unwrap()).unwrap();
+    let told = String::from_utf8(unlock.stderr).unwrap();
+    assert!(told.contains("the recovery key is not what is missing"), "{told}");
+    std::fs::remove_file(&spool).unwrap();
+    std::fs::rename(&aside, &spool).unwrap();
+    let start = Instant::now();
+    while try_to_send(&system, "hello").is_err() {
+        assert!(start.elapsed() < PATIENCE, "the appliance does not go on by itself");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    system.stop().unwrap();
+}
