@@ -48,6 +48,14 @@ impl Image {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/boot/surrogate")
     }
 
+    /// The version after this one, in the folder `next` beside it.
+    ///
+    /// # Errors
+    /// It isn't there.
+    pub fn successor(&self) -> io::Result<Self> {
+        Self::open(&self.folder.with_file_name("next"))
+    }
+
     /// A file of the image.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {

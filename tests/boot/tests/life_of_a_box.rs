@@ -56,7 +56,7 @@ fn a_box_is_set_up_survives_a_power_cut_and_updates_itself() {
     // The next hop is away while the box updates itself: what was accepted is kept, and delivered by the new version.
     around.next_hop_is(Fault::Unavailable);
     let queued: Vec<_> = (0..QUEUED).map(|n| around.send(&machine, &format!("waiting, number {n}")).unwrap()).collect();
-    let next = Image::open(&Image::surrogate_folder().with_file_name("next")).unwrap();
+    let next = image.successor().unwrap();
     around.bring(&machine, &next.file("update.raucb"), "/data/update/update.raucb").unwrap();
     step("mail is queued, the bundle is there");
     postern(&machine, &["update", "install", "/data/update/update.raucb"], "").unwrap();
