@@ -9,7 +9,7 @@
 pub mod assemble;
 pub mod authenticode;
 pub mod boot;
-mod bundle;
+pub mod bundle;
 mod disk;
 pub mod error;
 pub mod keys;

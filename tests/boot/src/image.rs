@@ -53,7 +53,7 @@ impl Image {
     /// # Errors
     /// It isn't there.
     pub fn successor(&self) -> io::Result<Self> {
-        Self::open(&self.folder.with_file_name("next"))
+        Self::open(&self.folder.canonicalize()?.with_file_name("next"))
     }
 
     /// A file of the image.

@@ -7,8 +7,15 @@
 //! temporary folder.
 
 pub mod agent;
+pub mod altered;
+pub mod disk;
+pub mod firmware;
 pub mod image;
 pub mod machine;
+pub mod operator;
+pub mod prepared;
 pub mod screen;
+pub mod search;
 pub mod serial;
+pub mod snapshot;
 pub mod surroundings;

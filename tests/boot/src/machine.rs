@@ -4,14 +4,20 @@
 //! disk, firmware variables and TPM state live in the machine's folder and survive a power cut as they do in a box; the
 //! mail port is forwarded on 127.0.0.1 alone. A crash takes QEMU and swtpm along (PR_SET_PDEATHSIG).
 
-use crate::{agent::Agent, image::Image, serial::Serial};
+use crate::{
+    agent::Agent,
+    image::Image,
+    serial::{self, Serial},
+};
 use lab::process::{Process, free_port, wait_until};
 use std::{
     fs, io,
     io::Read,
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +32,7 @@ pub struct Machine {
     smtp: SocketAddr,
     qemu: Option<Process>,
     tpm: Option<Process>,
+    line: Option<Arc<UnixStream>>,
     powered: Option<Instant>,
 }
 
@@ -35,15 +42,24 @@ impl Machine {
     /// # Errors
     /// A tool is missing or refuses; the error says which.
     pub fn new(folder: &Path, image: &Image) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let folder = folder.canonicalize()?;
-        let disk = folder.join("disk.qcow2");
-        let base = image.file("disk.img").canonicalize()?;
-        tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", text(&base), text(&disk), DISK])?;
-        fs::copy(image.file("ovmf-vars.fd"), folder.join("vars.fd"))?;
-        let machine = Self { folder, smtp: free_port()?, qemu: None, tpm: None, powered: None };
+        let machine = Self::in_folder(folder)?;
+        machine.disk_over(&image.file("disk.img"), "raw", Some(DISK))?;
+        fs::copy(image.file("ovmf-vars.fd"), machine.file("vars.fd"))?;
         machine.new_tpm()?;
         Ok(machine)
+    }
+
+    /// A machine without disk, firmware variables and TPM.
+    pub(crate) fn in_folder(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        Ok(Self {
+            folder: folder.canonicalize()?,
+            smtp: free_port()?,
+            qemu: None,
+            tpm: None,
+            line: None,
+            powered: None,
+        })
     }
 
     /// Puts a new TPM into the socket: other seeds, nothing sealed.
@@ -77,6 +93,7 @@ impl Machine {
         let mut qemu = Process::start("QEMU", self.command(), &self.file("qemu.log"))?;
         let console = self.file("serial.sock");
         wait_until(&mut qemu, Duration::from_secs(20), "QEMU opens no console", || console.exists())?;
+        self.line = Some(serial::join(&console, &self.file("serial.log"))?);
         self.qemu = Some(qemu);
         Ok(())
     }
@@ -96,11 +113,9 @@ impl Machine {
         command.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
         command.arg("-netdev").arg(format!("user,id=net,hostfwd=tcp:{}-10.0.2.15:25", self.smtp));
         command.args(["-device", "virtio-net-pci,netdev=net,mac=52:54:00:50:4f:53,romfile="]);
-        command.arg("-chardev").arg(format!(
-            "socket,id=serial,server=on,wait=off,path={},logfile={},logappend=on",
-            self.file("serial.sock").display(),
-            self.file("serial.log").display()
-        ));
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id=serial,server=on,wait=on,path={}", self.file("serial.sock").display()));
         command.args(["-serial", "chardev:serial", "-device", "virtio-serial-pci"]);
         command
             .arg("-chardev")
@@ -112,6 +127,7 @@ impl Machine {
 
     /// The plug is pulled: QEMU is killed, what the disk was told to keep is kept.
     pub fn power_cut(&mut self) {
+        self.line = None;
         for process in [self.qemu.take(), self.tpm.take()] {
             drop(process);
         }
@@ -179,7 +195,7 @@ impl Machine {
     /// The console.
     #[must_use]
     pub fn serial(&self) -> Serial {
-        Serial::new(&self.file("serial.log"), &self.file("serial.sock"))
+        Serial::new(&self.file("serial.log"), self.line.clone())
     }
 
     /// The development agent.
@@ -192,25 +208,6 @@ impl Machine {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
-    }
-
-    /// Overwrites bytes of the disk while the machine is off.
-    ///
-    /// # Errors
-    /// qemu-io refuses.
-    pub fn write_disk(&self, offset: u64, length: u64, octet: u8) -> io::Result<()> {
-        let command = format!("write -P {octet:#x} {offset} {length}");
-        tool("qemu-io", &["-f", "qcow2", "-c", &command, text(&self.file("disk.qcow2"))])
-    }
-
-    /// The whole disk as one raw file, for searching it.
-    ///
-    /// # Errors
-    /// qemu-img refuses.
-    pub fn raw_disk(&self) -> io::Result<PathBuf> {
-        let raw = self.file("disk.raw");
-        tool("qemu-img", &["convert", "-O", "raw", text(&self.file("disk.qcow2")), text(&raw)])?;
-        Ok(raw)
     }
 }
 
@@ -248,7 +245,7 @@ pub fn tool(program: &str, arguments: &[&str]) -> io::Result<()> {
     )))
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     // Folders of tests are made by `tempfile`, whose names are ASCII.
     path.to_str().unwrap_or_default()
 }

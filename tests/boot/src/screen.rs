@@ -31,6 +31,12 @@ impl Screen {
         self.0.screen().rows(0, COLUMNS).map(|row| row.trim_end().to_owned()).collect()
     }
 
+    /// All of it as one text: what is wrapped over two lines is one, with one blank between words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        self.lines().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// As a picture in SVG, `label` for those who can't see it.
     #[must_use]
     pub fn picture(&self, label: &str) -> String {

@@ -4,11 +4,15 @@
 //! way. Invariants: everything printed stands in the log file, across restarts of the machine; a wait looks only at what
 //! came after its mark. A crash leaves the log.
 
+use crate::screen::Screen;
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     io::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,20 +20,20 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Serial {
     log: PathBuf,
-    socket: PathBuf,
+    line: Option<Arc<UnixStream>>,
 }
 
 impl Serial {
-    /// The console that QEMU logs to `log` and serves on `socket`.
+    /// The console that is logged to `log`; `line`: what [`join`] gave, while the machine is on.
     #[must_use]
-    pub fn new(log: &Path, socket: &Path) -> Self {
-        Self { log: log.to_owned(), socket: socket.to_owned() }
+    pub fn new(log: &Path, line: Option<Arc<UnixStream>>) -> Self {
+        Self { log: log.to_owned(), line }
     }
 
     /// All that was printed, invalid UTF-8 replaced.
     #[must_use]
     pub fn text(&self) -> String {
-        // QEMU makes the file when the machine starts.
+        // It is made when the machine starts.
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
@@ -64,22 +68,75 @@ impl Serial {
                     format!("the console never showed {patterns:?}; its last lines:\n{}", tail.join("\n")),
                 ));
             }
-            std::thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Opens the keyboard. QEMU serves one at a time.
+    /// What stands on the screen now.
+    #[must_use]
+    pub fn screen(&self) -> Screen {
+        // It is made when the machine starts.
+        Screen::after(&fs::read(&self.log).unwrap_or_default())
+    }
+
+    /// Waits until one of `patterns` stands on the screen, where lines that are wrapped count as one; its index.
+    ///
+    /// # Errors
+    /// None did within `patience`; the error shows the screen.
+    pub fn wait_for_screen(&self, patterns: &[&str], patience: Duration) -> io::Result<usize> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let screen = self.screen();
+            let words = screen.words();
+            if let Some(index) = patterns.iter().position(|pattern| words.contains(pattern)) {
+                return Ok(index);
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("the screen never showed {patterns:?}; it shows:\n{}", screen.lines().join("\n")),
+                ));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Puts hands on the keyboard.
     ///
     /// # Errors
     /// The machine is off.
     pub fn keyboard(&self) -> io::Result<Keyboard> {
-        Ok(Keyboard { stream: UnixStream::connect(&self.socket)? })
+        let line = self.line.as_ref().ok_or_else(|| io::Error::other("the machine is off"))?;
+        Ok(Keyboard { line: line.try_clone()? })
     }
+}
+
+/// Joins QEMU's serial port, which waits for that, and logs to `log` what it prints.
+///
+/// QEMU's own log has a character twice wherever its peer did not read at once; so nobody else writes the log.
+///
+/// # Errors
+/// There is no such socket, or the log can't be written.
+pub fn join(socket: &Path, log: &Path) -> io::Result<Arc<UnixStream>> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let line = loop {
+        match UnixStream::connect(socket) {
+            // It has its name a moment before it listens.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            connected => break connected?,
+        }
+    };
+    let (mut printed, mut log) = (line.try_clone()?, File::options().create(true).append(true).open(log)?);
+    // Ends with the machine.
+    thread::spawn(move || io::copy(&mut printed, &mut log));
+    Ok(Arc::new(line))
 }
 
 /// Somebody's hands on the console.
 pub struct Keyboard {
-    stream: UnixStream,
+    line: UnixStream,
 }
 
 impl Keyboard {
@@ -89,8 +146,8 @@ impl Keyboard {
     /// The machine is off.
     pub fn press(&mut self, keys: &str) -> io::Result<()> {
         for octet in keys.as_bytes() {
-            self.stream.write_all(&[*octet])?;
-            std::thread::sleep(Duration::from_millis(15));
+            self.line.write_all(&[*octet])?;
+            thread::sleep(Duration::from_millis(15));
         }
         Ok(())
     }

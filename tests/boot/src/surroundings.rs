@@ -45,7 +45,15 @@ impl Surroundings {
     /// # Errors
     /// A part does not start.
     pub fn start(folder: &Path) -> io::Result<Self> {
-        let layout = Layout::new(folder, free_port_base()?)?;
+        Self::on(folder, free_port_base()?)
+    }
+
+    /// Starts them in `folder` on the ports from `base`, which a machine that was set up before knows.
+    ///
+    /// # Errors
+    /// A part does not start, or a port is taken.
+    pub fn on(folder: &Path, base: u16) -> io::Result<Self> {
+        let layout = Layout::new(folder, base)?;
         let cloud_arguments = vec!["--name".to_owned(), HOST.to_owned()];
         let options = Options { foreign_appliance: true, cloud_arguments, ..Options::default() };
         Ok(Self { lab: System::start(layout, options)? })
@@ -94,9 +102,29 @@ impl Surroundings {
         Ok(id)
     }
 
+    /// Hands in a mail that must get no 250; the reply that it got.
+    ///
+    /// # Errors
+    /// It got its 250.
+    pub fn refused(&self, machine: &Machine) -> io::Result<String> {
+        let mail = message(SENDER, &[RECIPIENT], "a subject", &message_id(), &[Part::text("not now")]);
+        match Client::connect(machine.smtp()).and_then(|mut client| client.send(SENDER, &[RECIPIENT], &mail)) {
+            Ok(reply) => Err(io::Error::other(format!("the mail was taken: {reply}"))),
+            Err(error) => Ok(error.to_string()),
+        }
+    }
+
     /// Has the machine restart. Its answer may be lost with it, so none is waited for.
     pub fn reboot(&self, machine: &Machine) {
         let _ = machine.agent().run(&["postern", "power", "reboot"], "", Duration::from_secs(5));
+    }
+
+    /// Stops the cloud service, so that its folder can be copied.
+    ///
+    /// # Errors
+    /// It had to be killed.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.lab.stop_cloud()
     }
 
     /// What the next hop does from now on.
