@@ -27,8 +27,12 @@ mod updates;
 mod worker;
 
 use clap::{Parser, Subcommand};
-use operator::cli::{self, Face};
-use std::process::ExitCode;
+use image::Image;
+use operator::{
+    cli::{self, Face},
+    console::{self, Description},
+};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Postern, the secure-mail gateway
 #[derive(Parser)]
@@ -54,7 +58,11 @@ enum Command {
     #[command(hide = true)]
     Worker,
     /// The console: first questions, status, and what an operator in front of the box may do
-    Console,
+    Console {
+        /// What the image says of itself (JSON); without it the program speaks for itself
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+    },
     #[command(flatten)]
     Operator(cli::Command),
 }
@@ -66,7 +74,10 @@ fn main() -> ExitCode {
         Command::Helper(arguments) => helper::run(arguments),
         Command::Trial(arguments) => health::trial::run(&arguments, &face.socket()),
         Command::Worker => worker::main(),
-        Command::Console => operator::console::run(face.socket()),
+        Command::Console { image } => {
+            let Image { version, development, .. } = Image::of(image.as_deref());
+            console::run(face.socket(), Description { version, development })
+        }
         Command::Operator(command) => cli::run(command, &face),
     }
 }

@@ -31,10 +31,16 @@ struct Terminal {
 }
 
 impl Terminal {
+    /// Opens a terminal of this size with a command in it.
+    fn run(name: &str, (columns, rows): (u16, u16), command: &str) -> Self {
+        let terminal = Self { server: format!("postern-test-{name}") };
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, command]);
+        terminal
+    }
+
     /// Opens the console as a user of its own, where the test may become one.
     fn open(system: &System, term: &str) -> Self {
-        let server = format!("postern-test-{}", system.layout.smtp().port());
-        let terminal = Self { server };
         let postern = sibling("postern").unwrap();
         let socket = system.layout.socket();
         let other = if nix::unistd::Uid::effective().is_root() {
@@ -49,8 +55,7 @@ impl Terminal {
         };
         let console =
             format!("TERM={term} LC_ALL=C POSTERN_SOCKET={} {other}{} console", socket.display(), postern.display());
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &console]);
-        terminal
+        Self::run(&system.layout.smtp().port().to_string(), (80, 24), &console)
     }
 
     fn tmux(&self, arguments: &[&str]) -> String {
@@ -80,6 +85,14 @@ impl Terminal {
 
     fn key(&self, key: &str) {
         self.tmux(&["send-keys", key]);
+    }
+
+    /// Chooses from a menu by the key in front of the entry.
+    #[track_caller]
+    fn choose(&self, entry: &str) {
+        let screen = self.see(entry);
+        let line = screen.lines().find(|line| line.contains(entry)).unwrap();
+        self.key(line.split_whitespace().next().unwrap());
     }
 
     fn line(&self, text: &str) {
@@ -166,7 +179,7 @@ fn a_new_appliance_is_set_up_at_the_console_operated_and_unlocked() {
     // The daemon goes and comes back: what is typed stays.
     terminal.line(&system.layout.sink().to_string());
     system.stop_appliance().unwrap();
-    terminal.see("waiting for the service");
+    terminal.see("Where mail for everybody else goes");
     let _ = fs::remove_file(system.layout.socket());
     terminal.line("clinic.example");
     system.spawn_appliance().unwrap();
@@ -215,8 +228,7 @@ fn a_new_appliance_is_set_up_at_the_console_operated_and_unlocked() {
     // Who comes next is asked who he is.
     if board.contains("Enter menu") {
         terminal.key("Enter");
-        terminal.see("What do you want to do?");
-        terminal.key("8");
+        terminal.choose("Sign out");
         terminal.see("Signed out");
     }
     terminal.key("Enter");
@@ -225,15 +237,29 @@ fn a_new_appliance_is_set_up_at_the_console_operated_and_unlocked() {
     terminal.line("a wrong password");
     terminal.see("name or password is wrong");
     terminal.line(PASSWORD);
-    terminal.see("What do you want to do?");
-    terminal.key("1");
+    terminal.choose("ask all questions again");
     let again = terminal.see("Settings 1/");
     assert!(again.contains("postern.clinic.example"), "{again}");
     terminal.key("Escape");
-    terminal.see("go on with the settings");
+    terminal.see("go on where you were");
+
+    // A new recovery key is not made by a slip.
+    terminal.choose("make a new one");
+    terminal.see("Make a new recovery key?");
+    terminal.line("a wrong password");
+    terminal.see("name or password is wrong");
+    terminal.key("Escape");
+
+    // A daemon that is gone leaves no green board behind.
+    terminal.key("Escape");
+    terminal.see("mail flows");
+    system.stop_appliance().unwrap();
+    let board = terminal.see("no answer from the service since");
+    assert!(!board.contains("mail flows") && !board.contains(" admin"), "{board}");
+    terminal.key("C-l");
+    terminal.see("no answer from the service since");
 
     // Another boot: locked, until somebody has the paper.
-    system.stop_appliance().unwrap();
     let _ = fs::remove_file(system.layout.socket());
     system.tpm.extend(12, b"init=/bin/sh").unwrap();
     system.spawn_appliance().unwrap();
@@ -245,6 +271,78 @@ fn a_new_appliance_is_set_up_at_the_console_operated_and_unlocked() {
     let board = terminal.see("Unlocked until the next start");
     assert!(!board.contains(" admin"), "a sign-in ends with the daemon that it was made to: {board}");
     terminal.see("asks for the recovery key");
+
+    // A message whose next hop is away is seen in the queue, and tried when an operator wants it.
+    system.next_hop = None;
+    let mut client = lab::smtp::Client::connect(system.layout.smtp()).unwrap();
+    client.send("a@clinic.example", &["bob@partner.example"], b"Subject: x\r\n\r\nx\r\n").unwrap();
+    terminal.key("Enter");
+    terminal.line("admin");
+    terminal.line(PASSWORD);
+    terminal.choose("Queue");
+    let queue = terminal.see("smarthost");
+    assert!(queue.contains("oldest") && queue.contains("under way"), "{queue}");
+    terminal.key("Enter");
+    terminal.see("bob@partner.example");
+    terminal.key("a");
+    terminal.see("1 message tried now.");
+    terminal.key("Escape");
+    terminal.see("Next hop");
+    terminal.key("Escape");
     drop(terminal);
     system.stop().unwrap();
+}
+
+#[test]
+fn a_serial_line_without_a_size_its_garbage_and_its_end_are_borne() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, ended) = (folder.path().join("none.sock"), folder.path().join("ended"));
+    let postern = sibling("postern").unwrap();
+    let serial = format!(
+        "trap '' HUP; stty cols 0 rows 0; TERM=vt220 LC_ALL=C POSTERN_SOCKET={} {} console; echo $? > {}",
+        socket.display(),
+        postern.display(),
+        ended.display(),
+    );
+    let terminal = Terminal::run(&format!("serial-{}", std::process::id()), (100, 30), &serial);
+    let screen = terminal.see("Waiting for the service");
+    let lines: Vec<&str> = screen.lines().collect();
+    assert_eq!(lines.iter().rposition(|line| line.contains("P power")), Some(23), "drawn for 80x24: {screen}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{screen}");
+
+    // Breaks, halves of characters, sequences that never end, keys that come byte by byte.
+    for bytes in
+        ["00 ff fe c3 28 e2 82 1b 5b 31 31 31", "9b 9b 1b 1b 1b 4f", "18 07 05 0e 0f 1b 63", "80 81 f4 90 90 90"]
+    {
+        let bytes: Vec<&str> = bytes.split(' ').collect();
+        terminal.tmux(&[["send-keys", "-H"].as_slice(), &bytes].concat());
+    }
+    std::thread::sleep(Duration::from_millis(400));
+    terminal.key("p");
+    terminal.see("Switch off");
+    terminal.tmux(&["send-keys", "-H", "1b", ";", "send-keys", "-H", "5b", ";", "send-keys", "-H", "42"]);
+    terminal.key("Enter");
+    terminal.see("Switch the appliance off");
+    terminal.key("Escape");
+    terminal.see("Waiting for the service");
+
+    // What others wrote over it goes with Ctrl-L.
+    let device = terminal.tmux(&["display-message", "-p", "#{pane_tty}"]);
+    fs::write(device.trim(), "\x1b[7m\x1b[5;1Hkernel: a message over the screen\x1b(0").unwrap();
+    terminal.see("kernel: a message over the screen");
+    terminal.key("C-l");
+    let start = Instant::now();
+    while terminal.screen().contains("kernel:") {
+        assert!(start.elapsed() < PATIENCE, "{}", terminal.screen());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    terminal.see("Waiting for the service");
+
+    // The line is gone: the console ends, so that the system starts another on the next one.
+    drop(terminal);
+    let start = Instant::now();
+    while fs::read_to_string(&ended).unwrap_or_default().trim() != "1" {
+        assert!(start.elapsed() < PATIENCE, "the console runs on without its terminal");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

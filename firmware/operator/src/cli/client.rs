@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Fetching an image over a slow line, and writing it to a slow disk.
-const INSTALLATION: Duration = Duration::from_secs(3 * 3600);
+pub(crate) const INSTALLATION: Duration = Duration::from_secs(3 * 3600);
 
 /// Bytes set aside for a request, so that a secret in it is not copied as it grows.
 const REQUEST: usize = 16 * 1024;
@@ -43,12 +43,13 @@ pub(crate) fn connect(socket: &Path) -> Result<UnixStream, Refusal> {
 }
 
 /// Sends a request over a connection, and waits for its answer.
-pub(crate) fn ask(stream: &mut UnixStream, request: Request) -> Result<Response, Refusal> {
+fn ask(stream: &mut UnixStream, request: Request) -> Result<Response, Refusal> {
     let patience = if matches!(request, Request::UpdateInstall { .. }) { INSTALLATION } else { PATIENCE };
     ask_within(stream, request, patience)
 }
 
-fn ask_within(stream: &mut UnixStream, request: Request, patience: Duration) -> Result<Response, Refusal> {
+/// As `ask`, for no longer than `patience`; after [`Fault::Unreachable`] the connection is of no use.
+pub(crate) fn ask_within(stream: &mut UnixStream, request: Request, patience: Duration) -> Result<Response, Refusal> {
     let answer = exchange(stream, request, patience).map_err(|error| {
         Refusal::new(
             Fault::Unreachable,

@@ -31,6 +31,13 @@ pub(crate) fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
+/// A time of today as `08:15Z`; an earlier one with its day.
+pub(crate) fn minute(at: Timestamp, now: Timestamp) -> String {
+    let (at, now) = (at.to_zoned(TimeZone::UTC), now.to_zoned(TimeZone::UTC));
+    let form = if at.date() == now.date() { "%H:%MZ" } else { "%Y-%m-%d %H:%MZ" };
+    at.strftime(form).to_string()
+}
+
 /// The time from one moment to another, in its largest unit.
 pub(crate) fn span(from: Timestamp, to: Timestamp) -> String {
     let seconds = to.as_second().saturating_sub(from.as_second()).max(0);
@@ -71,5 +78,9 @@ mod tests {
         let sizes: Vec<String> = [0, 1_023, 1_536, 5 << 20, 3 << 30].iter().map(|b| size(*b)).collect();
         assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 GiB"]);
         assert_eq!(time(at(0)), "1970-01-01 00:00:00Z");
+        assert_eq!(
+            (minute(at(61), at(3_600)), minute(at(61), at(90_000))),
+            ("00:01Z".into(), "1970-01-01 00:01Z".into())
+        );
     }
 }

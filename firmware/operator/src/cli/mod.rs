@@ -493,7 +493,7 @@ fn state(text: &str) -> Result<RowState, String> {
     }
 }
 
-fn destination(text: &str) -> Result<Destination, String> {
+pub(crate) fn destination(text: &str) -> Result<Destination, String> {
     match text {
         "smarthost" => Ok(Destination::Smarthost),
         "cloud" => Ok(Destination::Cloud),

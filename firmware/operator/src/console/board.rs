@@ -1,36 +1,34 @@
 //! The status board.
 //!
 //! Job: show at a glance whether mail flows, and what to do where it does not. Place: the console's first screen; needs
-//! no sign-in, so it has no address and no subject of anybody's mail. Invariants: what is wrong comes before what is
-//! right. A crash leaves nothing behind.
+//! no sign-in, so it has no address and no subject of anybody's mail. Invariants: what a daemon said that is silent now
+//! is never shown as what is; the first line says whether something is wrong, and nothing that is wrong is cut without
+//! saying so. A crash leaves nothing behind.
 
 use super::{
+    alarms,
     field::Halves,
     look::{BAD, FAINT, GOOD, PLAIN, STRONG, Sheet},
     state::State,
 };
 use crate::{
-    CloudState, Facts,
-    cli::form::{counted, size, span, time},
-    view::{QueueFigures, StatusReport},
+    CloudState, SecureBoot,
+    cli::form::{counted, minute, size, span, time},
+    update::UpdateState,
+    view::{DestinationFigures, QueueFigures, StatusReport},
 };
+use jiff::Timestamp;
 
 pub fn board(state: &State, sheet: &mut Sheet<'_>) {
-    let Some(status) = &state.status else {
-        sheet.gap();
-        sheet.line("Waiting for the service", STRONG);
-        sheet.gap();
-        sheet.text(
-            0,
-            "The mail service of this appliance starts, or was stopped. This screen goes on by itself.",
-            PLAIN,
-        );
-        if let Some(down) = &state.down {
-            sheet.gap();
-            sheet.text(0, &down.what, FAINT);
-        }
+    let silent = state.silent_since();
+    let Some(status) = &state.status else { return waiting(state, sheet) };
+    if let Some(since) = silent {
+        no_answer(state, since, sheet);
+        told(state, sheet);
+        sheet.faded = true;
+        facts(state, status, sheet);
         return;
-    };
+    }
     if let Some(locked) = &status.locked {
         sheet.big("LOCKED", BAD);
         sheet.gap();
@@ -41,34 +39,72 @@ pub fn board(state: &State, sheet: &mut Sheet<'_>) {
     } else if status.starting {
         sheet.big("STARTING", STRONG);
         sheet.gap();
-        sheet.text(0, "The mail service starts: it asks the TPM for its keys and reads its queue.", PLAIN);
+        let text = "The service starts: it asks the TPM for its keys and reads its queue. This screen goes on by itself. \
+                    Until then mail is refused for now (451); senders try again.";
+        sheet.text(0, text, PLAIN);
         sheet.gap();
     } else if !status.facts.set_up {
         sheet.big("NOT SET UP", STRONG);
         sheet.gap();
-        sheet.text(
-            0,
-            "This appliance has keys of its own and no settings yet. Press Enter and answer some questions.",
-            PLAIN,
-        );
+        let text = if state.wizard.is_some() {
+            "This appliance has no settings yet. What was typed is kept: press Enter to go on."
+        } else {
+            "This appliance has keys of its own and no settings yet. Press Enter and answer some questions."
+        };
+        sheet.text(0, text, PLAIN);
         sheet.text(0, "Until then mail is refused for now (451); senders try again.", FAINT);
         sheet.gap();
     }
-    if let Some(told) = &state.told {
-        sheet.text(0, told, GOOD);
-        sheet.gap();
-    }
+    told(state, sheet);
     facts(state, status, sheet);
     attention(state, status, sheet);
 }
 
+fn told(state: &State, sheet: &mut Sheet<'_>) {
+    if let Some(told) = &state.told {
+        sheet.told(told);
+        sheet.gap();
+    }
+}
+
+/// Nothing was heard since the console began.
+fn waiting(state: &State, sheet: &mut Sheet<'_>) {
+    sheet.gap();
+    sheet.line("Waiting for the service", STRONG);
+    sheet.gap();
+    let text = "The mail service of this appliance starts, or was stopped. This screen goes on by itself.";
+    sheet.text(0, text, PLAIN);
+    if let (Some(down), Some(since)) = (&state.down, state.silent_since()) {
+        sheet.gap();
+        sheet.text(0, &format!("No answer since {}: {}", minute(since, state.now), down.what), FAINT);
+    }
+}
+
+fn no_answer(state: &State, since: Timestamp, sheet: &mut Sheet<'_>) {
+    let what = format!("no answer from the service since {}", minute(since, state.now));
+    let remedy = "it is asked again all the time, and this screen goes on by itself; if it stays away for minutes, switch \
+                  the machine off and on: mail in the queue stays there";
+    sheet.halves(0, &Halves::new(what, remedy));
+    if let Some(down) = &state.down {
+        sheet.text(2, &down.what, FAINT);
+    }
+    sheet.gap();
+}
+
 fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
     let facts = &status.facts;
-    let open = status.locked.is_none() && !status.starting && facts.set_up;
-    if open {
-        let well = facts.alarms.is_empty() && facts.failing.is_empty();
-        let (word, style) = if well { ("open; mail flows", GOOD) } else { ("open; something needs attention", BAD) };
-        sheet.fact("State", word, style);
+    let known = status.locked.is_none() && !status.starting;
+    let open = known && facts.set_up;
+    if state.silent_since().is_some() {
+        sheet.fact("State", "unknown; what stands below was so at that time", BAD);
+    } else if open {
+        let count = alarms::all(state, status).len();
+        let (word, style) = match count {
+            0 => ("open; mail flows".to_owned(), GOOD),
+            1 => ("open; something needs attention".to_owned(), BAD),
+            _ => (format!("open; something needs attention ({count})"), BAD),
+        };
+        sheet.fact("State", &word, style);
     }
     sheet.fact("Addresses", &joined(facts.addresses.iter()), PLAIN);
     if open {
@@ -76,8 +112,16 @@ fn facts(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
         sheet.fact("SMTP", &format!("{listeners}, {}", counted(facts.sessions, "session")), PLAIN);
     }
     software(state, sheet);
-    if status.locked.is_none() && !status.starting {
+    if known {
         sheet.fact("Keys", keys(status), if status.keys.sealed { PLAIN } else { BAD });
+    }
+    match facts.secure_boot {
+        SecureBoot::On => sheet.fact("Secure Boot", "on", PLAIN),
+        SecureBoot::Off => sheet.fact("Secure Boot", "OFF: switch it on in the firmware's own menu", BAD),
+        SecureBoot::SetupMode => {
+            sheet.fact("Secure Boot", "OFF, and without keys: enrol ours in the firmware's own menu", BAD);
+        }
+        SecureBoot::Unknown => {}
     }
     if open {
         sheet.fact("Cloud", &cloud(&facts.cloud), PLAIN);
@@ -116,11 +160,22 @@ fn software(state: &State, sheet: &mut Sheet<'_>) {
     sheet.fact("Slots", &joined(slots), PLAIN);
     if let Some(progress) = &report.progress {
         sheet.fact("Update", progress, STRONG);
-    } else if let Some(update) = report.update.as_ref().filter(|update| update.reason.is_some()) {
-        let what = update.reason.as_ref().map_or("", |reason| reason.what.as_str());
-        let style = if update.alarm().is_some() { BAD } else { PLAIN };
-        sheet.fact("Update", &format!("to {} on {}: {what}", update.to.version, time(update.since)), style);
+        return;
     }
+    let Some(update) = &report.update else { return };
+    let became = match update.state {
+        UpdateState::Installing => "is being written",
+        UpdateState::Installed => "is written; the next start tries it",
+        UpdateState::Trial => "is on trial",
+        UpdateState::Failed => "was not installed",
+        UpdateState::FellBack => "did not stay",
+        UpdateState::Done | UpdateState::Unknown => return,
+    };
+    let mut text = format!("{} {became} ({})", update.to.version, minute(update.since, state.now));
+    if let Some(reason) = &update.reason {
+        text = format!("{text}: {}", reason.what);
+    }
+    sheet.fact("Update", &text, if update.alarm().is_some() { BAD } else { PLAIN });
 }
 
 fn joined<T: ToString>(values: impl Iterator<Item = T>) -> String {
@@ -145,34 +200,27 @@ fn cloud(state: &CloudState) -> String {
 }
 
 fn queue(state: &State, figures: &QueueFigures, sheet: &mut Sheet<'_>) {
-    let sum = |of: fn(&crate::view::DestinationFigures) -> u64| figures.destinations.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&DestinationFigures) -> u64| figures.destinations.iter().map(of).sum::<u64>();
     let (waiting, delivering, held) = (sum(|d| d.waiting), sum(|d| d.delivering), sum(|d| d.held));
     let oldest = figures.oldest.map(|oldest| format!(", oldest {}", span(oldest, state.now))).unwrap_or_default();
-    let text = format!(
-        "{}: {waiting} waiting, {delivering} under way, {held} held{oldest}; {} free",
-        counted(figures.messages, "message"),
-        size(figures.free_bytes)
-    );
+    let parts = [(waiting, "waiting"), (delivering, "under way"), (held, "held")];
+    let parts: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    let text = format!("{}{oldest}{parts}; {} free", counted(figures.messages, "message"), size(figures.free_bytes));
     sheet.fact("Queue", &text, PLAIN);
 }
 
 fn attention(state: &State, status: &StatusReport, sheet: &mut Sheet<'_>) {
-    let Facts { failing, alarms, .. } = &status.facts;
-    let failing = failing.iter().map(|of| {
-        let since = span(of.since, state.now);
-        Halves::new(format!("{} fails for {since}: {}", of.destination, of.error), "its mail waits and is tried again")
-    });
-    let data = status.facts.data_locked.iter().map(|locked| Halves::new(&locked.what, &locked.remedy));
-    let alarms = data.chain(alarms.iter().map(|alarm| Halves::new(&alarm.what, &alarm.remedy)));
-    let all: Vec<Halves> = failing.chain(alarms).collect();
+    let all = alarms::all(state, status);
     if all.is_empty() {
         return;
     }
     sheet.gap();
     for (index, halves) in all.iter().enumerate() {
-        // One more may not fit as a whole; that there are more is said.
-        if sheet.left() < 3 && index + 1 < all.len() || sheet.left() < 2 {
-            sheet.line(&format!("… and {} more", all.len() - index), BAD);
+        let others = u16::from(index + 1 < all.len());
+        if sheet.left() < alarms::rows(halves, sheet.area.width) + others {
+            sheet.line(&format!("{} more; A shows all", all.len() - index), BAD);
             return;
         }
         sheet.halves(0, halves);

@@ -55,6 +55,9 @@ const FIELDS: [Name; 17] = [
     Name::Code,
 ];
 
+/// What must not stay when nobody is there any more.
+const SECRETS: [Name; 3] = [Name::Password, Name::Again, Name::Code];
+
 /// Stand in for what a later page asks, so that a page can be checked by itself.
 const LATER: [(Name, &str); 3] =
     [(Name::Host, "later.invalid"), (Name::NextHop, "later.invalid:25"), (Name::Networks, "192.0.2.1")];
@@ -149,6 +152,19 @@ impl Draft {
     /// Whether operators stood in the settings already: their passwords may stay.
     pub fn has_operators(&self) -> bool {
         self.base.get("operators").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    }
+
+    /// Whether a password or code was typed.
+    pub fn holds_secrets(&self) -> bool {
+        self.hash.is_some() || SECRETS.iter().any(|name| !self.value(*name).is_empty())
+    }
+
+    /// Lets go of them.
+    pub fn forget_secrets(&mut self) {
+        self.hash = None;
+        for name in SECRETS {
+            self.field_mut(name).set("");
+        }
     }
 
     /// The settings text.

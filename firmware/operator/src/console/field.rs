@@ -90,18 +90,25 @@ impl Field {
     }
 
     /// What is drawn, in at most `most` rows of `width` characters around the cursor, and the cursor's row and column.
-    pub fn shown(&self, width: usize, most: usize) -> (Vec<String>, (usize, usize)) {
-        let text: Vec<char> = match self.kind {
-            Kind::Secret => vec!['*'; self.value.chars().count()],
-            // A pasted text may have lines.
-            _ => self.value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
-        };
+    pub fn shown(&self, width: usize, most: usize) -> (Vec<Zeroizing<String>>, (usize, usize)) {
+        let count = self.value.chars().count();
         let (width, most) = (width.max(1), most.max(1));
         let row = self.cursor / width;
         let first = (row + 1).saturating_sub(most);
+        let of_row = |row: usize| {
+            let mut text = Zeroizing::new(String::with_capacity(4 * width));
+            for c in self.value.chars().skip(row * width).take(width) {
+                text.push(match self.kind {
+                    Kind::Secret => '*',
+                    // A pasted text may have lines.
+                    _ if c.is_control() => ' ',
+                    _ => c,
+                });
+            }
+            text
+        };
         // The cursor may stand behind the last character, on a row of its own.
-        let rows = (first..=row.max(text.len().saturating_sub(1) / width)).take(most);
-        let rows = rows.map(|row| text.iter().skip(row * width).take(width).collect()).collect();
+        let rows = (first..=row.max(count.saturating_sub(1) / width)).take(most).map(of_row).collect();
         (rows, (row - first, self.cursor % width))
     }
 
@@ -189,10 +196,14 @@ mod tests {
         field.take(Key::Home);
         field.take(Key::Delete);
         assert_eq!(field.value(), "ran");
-        assert_eq!(field.shown(10, 1), (vec!["ran".into()], (0, 0)));
+        let shown = |field: &Field, width, most| {
+            let (rows, cursor) = field.shown(width, most);
+            (rows.iter().map(|row| row.to_string()).collect::<Vec<_>>().join("|"), cursor)
+        };
+        assert_eq!(shown(&field, 10, 1), ("ran".into(), (0, 0)));
         field.take(Key::End);
-        assert_eq!(field.shown(2, 1), (vec!["n".into()], (0, 1)), "the cursor stays in sight");
-        assert_eq!(field.shown(2, 4), (vec!["ra".into(), "n".into()], (1, 1)));
+        assert_eq!(shown(&field, 2, 1), ("n".into(), (0, 1)), "the cursor stays in sight");
+        assert_eq!(shown(&field, 2, 4), ("ra|n".into(), (1, 1)));
         field.take(Key::ClearLine);
         assert_eq!(field.value(), "");
         assert!(!field.take(Key::Enter));
@@ -202,7 +213,7 @@ mod tests {
     fn a_secret_is_never_drawn_and_an_error_goes_with_the_next_key() {
         let mut field = Field::secret("Password");
         field.set(" planted ");
-        assert_eq!(field.shown(40, 1).0, ["*********"]);
+        assert_eq!(field.shown(40, 1).0.first().map(|row| row.as_str()), Some("*********"));
         assert_eq!(field.value(), " planted ", "blanks belong to a password");
         field.error = Some(Halves::new("a", "b"));
         field.take(Key::Char('x'));

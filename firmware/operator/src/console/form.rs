@@ -1,16 +1,18 @@
-//! Single questions, and menus.
+//! Single questions.
 //!
-//! Job: each question that is no page of the wizard, with what it asks the daemon for and how its answer is told; the
-//! menus that lead to them. Place: screens of the console. Invariants: what can't be undone is asked about with a word
-//! that must be typed. A crash leaves nothing behind.
+//! Job: each question that is no page of the wizard, with what it asks the daemon for and how its answer is told. Place:
+//! screens of the console. Invariants: what can't be undone is asked about with a word that must be typed. A crash leaves
+//! nothing behind.
 
 use super::{
     event::{Effect, Key},
     field::{Field, Halves, Kind, next},
-    state::Choice,
+    state::Told,
+    wizard::clock,
 };
 use crate::{
-    Request, Response, Secret,
+    Refusal, Request, Response, Secret, Unlocked,
+    cli::form::time,
     machine::MachineAct,
     view::{TestOutcome, TestReport},
 };
@@ -26,7 +28,9 @@ pub enum FormKind {
     Unlock,
     Enrol,
     TestMail,
+    Acknowledge,
     Update,
+    Clock,
     Machine(MachineAct),
 }
 
@@ -37,6 +41,10 @@ pub struct Form {
     pub fields: Vec<Field>,
     pub at: usize,
     pub error: Option<Halves>,
+    /// What it is about, where that is known only now.
+    pub subject: Option<Halves>,
+    /// The result of the last answer, where one may ask again.
+    pub told: Option<Told>,
 }
 
 impl Form {
@@ -52,9 +60,10 @@ impl Form {
                 Field::choice("Restart", &["now", "later"]),
             ],
             FormKind::Machine(MachineAct::FactoryReset) => vec![Field::text("Type the word", RESET_WORD)],
-            FormKind::Machine(_) => Vec::new(),
+            FormKind::Clock => vec![Field::text("Clock (UTC)", "2026-02-03 04:05")],
+            FormKind::Machine(_) | FormKind::Acknowledge => Vec::new(),
         };
-        Self { kind, fields, at: 0, error: None }
+        Self { kind, fields, at: 0, error: None, subject: None, told: None }
     }
 
     pub fn title(&self) -> &'static str {
@@ -63,7 +72,9 @@ impl Form {
             FormKind::Unlock => "Unlock with the recovery key",
             FormKind::Enrol => "Enrol with the cloud service",
             FormKind::TestMail => "Send a test message",
+            FormKind::Acknowledge => "Take note of the update that did not stay",
             FormKind::Update => "Update",
+            FormKind::Clock => "Set the clock",
             FormKind::Machine(MachineAct::Reboot) => "Restart the appliance",
             FormKind::Machine(MachineAct::PowerOff) => "Switch the appliance off",
             FormKind::Machine(MachineAct::FactoryReset) => "Factory reset",
@@ -91,6 +102,11 @@ impl Form {
                  start tries it; where mail does not flow with it, the present one comes back by itself. Fetching may \
                  take many minutes."
             }
+            FormKind::Acknowledge => "The image before it runs, and mail flows. Noted, this is no alarm any more.",
+            FormKind::Clock => {
+                "It runs on from the time that is given, in UTC. Where time servers are set and can be reached, they \
+                 correct it again."
+            }
             FormKind::Machine(MachineAct::Reboot) => {
                 "What is under way is finished, then the machine starts anew. Mail in the queue stays there."
             }
@@ -101,7 +117,7 @@ impl Form {
                 "All mail in the queue, all keys and all settings are destroyed and can't be brought back, not even \
                  with the recovery key. Then the machine starts as new."
             }
-            FormKind::Machine(MachineAct::SetTime { .. }) => "The clock runs on from the time that is given.",
+            FormKind::Machine(MachineAct::SetTime { .. }) => "",
         }
     }
 
@@ -131,56 +147,98 @@ impl Form {
     }
 
     fn submit(&mut self) -> Vec<Effect> {
-        let value = |at: usize| self.fields.get(at).map(|field| field.value().to_owned()).unwrap_or_default();
-        let secret = |at: usize| Secret::new(Zeroizing::new(value(at)));
-        if !self.fields.is_empty() && value(0).is_empty() {
-            self.error = Some(Halves::new("the field is empty", "fill it in, or go back with Esc"));
-            return Vec::new();
-        }
-        let request = match &self.kind {
-            FormKind::SignIn => Request::SignIn { name: value(0), password: secret(1) },
-            FormKind::Unlock => Request::KeysUnlock { words: secret(0) },
-            FormKind::Enrol => Request::Enrol { code: secret(0) },
-            FormKind::TestMail => match value(0).parse() {
-                Ok(recipient) => Request::TestMail { recipient },
-                Err(_) => {
-                    self.error = Some(Halves::new("this is not a mail address", "write one, like you@example.org"));
-                    return Vec::new();
+        let value = |at: usize| self.fields.get(at).map_or("", Field::value);
+        let secret = |at: usize| Secret::new(Zeroizing::new(value(at).to_owned()));
+        let wrong = |what: &str, remedy: &str| Err(Halves::new(what, remedy));
+        let request = if !self.fields.is_empty() && value(0).is_empty() {
+            wrong("the field is empty", "fill it in, or go back with Esc")
+        } else {
+            match &self.kind {
+                FormKind::SignIn => Ok(Request::SignIn { name: value(0).to_owned(), password: secret(1) }),
+                FormKind::Unlock => Ok(Request::KeysUnlock { words: secret(0) }),
+                FormKind::Enrol => Ok(Request::Enrol { code: secret(0) }),
+                FormKind::TestMail => match value(0).parse() {
+                    Ok(recipient) => Ok(Request::TestMail { recipient }),
+                    Err(_) => wrong("this is not a mail address", "write one, like you@example.org"),
+                },
+                FormKind::Acknowledge => Ok(Request::UpdateAcknowledge),
+                FormKind::Update => {
+                    let sha256 = Some(value(1).to_owned()).filter(|digits| !digits.is_empty());
+                    Ok(Request::UpdateInstall { source: value(0).to_owned(), sha256, reboot: value(2) == "now" })
                 }
-            },
-            FormKind::Update => {
-                let sha256 = Some(value(1)).filter(|digits| !digits.is_empty());
-                Request::UpdateInstall { source: value(0), sha256, reboot: value(2) == "now" }
+                FormKind::Clock => match clock(value(0)) {
+                    Some(at) => Ok(Request::Machine(MachineAct::SetTime { at })),
+                    None => wrong("this is not a time", "write it as 2026-02-03 04:05, in UTC"),
+                },
+                FormKind::Machine(MachineAct::FactoryReset) if value(0) != RESET_WORD => wrong(
+                    "this is not the word; nothing was done",
+                    &format!("type {RESET_WORD} in capital letters, or go back with Esc"),
+                ),
+                FormKind::Machine(act) => Ok(Request::Machine(act.clone())),
             }
-            FormKind::Machine(MachineAct::FactoryReset) if value(0) != RESET_WORD => {
-                let remedy = format!("type {RESET_WORD} in capital letters, or go back with Esc");
-                self.error = Some(Halves::new("this is not the word; nothing was done", remedy));
-                return Vec::new();
-            }
-            FormKind::Machine(act) => Request::Machine(act.clone()),
         };
-        vec![Effect::Ask(request)]
+        self.told = None;
+        match request {
+            Ok(request) => {
+                self.error = None;
+                vec![Effect::ask(request)]
+            }
+            Err(halves) => {
+                self.error = Some(halves);
+                Vec::new()
+            }
+        }
     }
 }
 
 impl FormKind {
     /// The answer, as the board tells it.
-    pub fn told(&self, response: &Response) -> Option<String> {
-        match response {
-            Response::Unlocked(unlocked) if unlocked.resealed => {
-                Some("Unlocked and sealed anew; the next start needs no recovery key.".to_owned())
-            }
-            Response::Unlocked(_) => Some("Unlocked until the next start, which will ask again.".to_owned()),
+    pub fn told(&self, response: &Response) -> Option<Told> {
+        Some(match response {
+            Response::Unlocked(unlocked) => unlocked_to(unlocked),
             Response::Enrolled(enrolment) => {
-                Some(format!("Enrolled as {} of {}.", enrolment.appliance, enrolment.tenant))
+                Told::good(format!("Enrolled as {} of {}.", enrolment.appliance, enrolment.tenant))
             }
-            Response::Tested(report) => Some(tested(report)),
-            Response::Update(_) => Some("The image is installed; the next start tries it.".to_owned()),
-            Response::Machine { act: MachineAct::PowerOff, .. } => Some("The appliance switches off.".to_owned()),
-            Response::Machine { .. } => Some("The appliance starts anew.".to_owned()),
-            _ => None,
-        }
+            Response::Tested(report) => Told { text: tested(report), good: report.outcome == TestOutcome::Delivered },
+            Response::Update(_) => Told::good("The image is installed; the next start tries it."),
+            Response::UpdateAcknowledged => Told::good("Noted."),
+            Response::Machine { act, unrecorded } => {
+                let done = match act {
+                    MachineAct::PowerOff => "The appliance switches off.".to_owned(),
+                    MachineAct::SetTime { at } => format!("The clock was set to {}.", time(*at)),
+                    MachineAct::Reboot | MachineAct::FactoryReset => "The appliance starts anew.".to_owned(),
+                };
+                recorded(done, unrecorded.as_ref())
+            }
+            Response::SignedIn { unrecorded: Some(unrecorded), .. } => {
+                recorded("Signed in.".to_owned(), Some(unrecorded))
+            }
+            _ => return None,
+        })
     }
+}
+
+/// What was done; and why the audit chain does not have it, where it could not be written.
+fn recorded(done: String, unrecorded: Option<&Refusal>) -> Told {
+    match unrecorded {
+        None => Told::good(done),
+        Some(why) => Told::bad(format!("{done} It could not be recorded: {}; {}", why.what, why.remedy)),
+    }
+}
+
+fn unlocked_to(unlocked: &Unlocked) -> Told {
+    let mut text = if unlocked.resealed {
+        "Unlocked and sealed anew; the next start needs no recovery key.".to_owned()
+    } else {
+        "Unlocked until the next start, which will ask again.".to_owned()
+    };
+    if unlocked.enrol_again {
+        text.push_str(" This is another TPM: enrol with the cloud service again (menu); confidential mail waits.");
+    }
+    if !unlocked.advice.is_empty() {
+        text = format!("{text} {}", unlocked.advice);
+    }
+    Told { text, good: unlocked.resealed && !unlocked.enrol_again && unlocked.advice.is_empty() }
 }
 
 /// A test's result in one sentence.
@@ -193,58 +251,4 @@ pub fn tested(report: &TestReport) -> String {
         TestOutcome::Refused => "The test message was refused for good",
     };
     if report.detail.is_empty() { format!("{became}.") } else { format!("{became}: {}", report.detail) }
-}
-
-/// Which menu.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MenuKind {
-    Operator,
-    Power,
-}
-
-/// A list to choose from.
-#[derive(Clone, Debug)]
-pub struct Menu {
-    pub title: &'static str,
-    pub items: &'static [(&'static str, Choice)],
-    pub at: usize,
-}
-
-impl Menu {
-    pub fn new(kind: MenuKind) -> Self {
-        let (title, items): (_, &[(&str, Choice)]) = match kind {
-            MenuKind::Operator => (
-                "What do you want to do?",
-                &[
-                    ("Settings: ask all questions again", Choice::Settings),
-                    ("Recovery key: make a new one", Choice::Recovery),
-                    ("Enrol with the cloud service", Choice::Enrolment),
-                    ("Send a test message", Choice::TestMail),
-                    ("Update from a URL", Choice::Update),
-                    ("Restart", Choice::Restart),
-                    ("Switch off", Choice::PowerOff),
-                    ("Sign out", Choice::SignOut),
-                ],
-            ),
-            MenuKind::Power => ("Power", &[("Restart", Choice::Restart), ("Switch off", Choice::PowerOff)]),
-        };
-        Self { title, items, at: 0 }
-    }
-
-    pub fn chosen(&self) -> Option<Choice> {
-        self.items.get(self.at).map(|(_, choice)| *choice)
-    }
-
-    /// Moves, or chooses by number.
-    pub fn key(&mut self, key: Key) -> Option<Choice> {
-        match key {
-            Key::Char(c) => {
-                let at = usize::try_from(c.to_digit(10)?).ok()?.checked_sub(1)?;
-                return self.items.get(at).map(|(_, choice)| *choice);
-            }
-            Key::Tab | Key::Down | Key::Up | Key::BackTab => self.at = next(self.at, self.items.len(), key),
-            _ => {}
-        }
-        None
-    }
 }

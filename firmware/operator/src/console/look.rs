@@ -4,7 +4,10 @@
 //! the views. Invariants: text from outside can't command the terminal; without UTF-8 only ASCII leaves; colour only
 //! repeats what is said in words. A crash leaves nothing behind.
 
-use super::field::{Field, Halves, Kind};
+use super::{
+    field::{Field, Halves, Kind},
+    state::Told,
+};
 use crate::cli::table::clean;
 use ratatui::{
     buffer::Buffer,
@@ -40,12 +43,20 @@ impl Look {
                     "▓" => "#",
                     "░" => ".",
                     "→" => ">",
-                    "…" => ".",
+                    "…" => "~",
                     "•" => "*",
                     "–" | "—" => "-",
                     "’" | "‘" => "'",
                     "“" | "”" => "\"",
                     "≥" => ">",
+                    "ä" | "à" | "á" | "â" | "å" => "a",
+                    "é" | "è" | "ê" | "ë" => "e",
+                    "ö" | "ó" | "ô" | "ø" => "o",
+                    "ü" | "ú" | "û" => "u",
+                    "ß" => "s",
+                    "Ä" | "Å" => "A",
+                    "Ö" | "Ø" => "O",
+                    "Ü" => "U",
                     _ => "?",
                 };
                 cell.set_symbol(plain);
@@ -70,6 +81,9 @@ pub const FAINT: Style = Style::new().fg(Color::DarkGray);
 /// Rows of a long text, such as the words of a recovery key.
 const ROWS: usize = 4;
 
+/// Rows of one value on the board: what is longer is looked at elsewhere.
+const FACT: usize = 2;
+
 /// Columns of the labels.
 pub const LABEL: u16 = 20;
 
@@ -78,6 +92,8 @@ pub struct Sheet<'b> {
     pub buffer: &'b mut Buffer,
     pub area: Rect,
     y: u16,
+    /// Whether all of it is drawn faintly: it may not hold any more.
+    pub faded: bool,
     /// Where the cursor is to stand.
     pub cursor: Option<Position>,
 }
@@ -85,7 +101,7 @@ pub struct Sheet<'b> {
 impl<'b> Sheet<'b> {
     pub fn new(buffer: &'b mut Buffer, area: Rect) -> Self {
         let y = area.y;
-        Self { buffer, area, y, cursor: None }
+        Self { buffer, area, y, faded: false, cursor: None }
     }
 
     /// Rows that are left.
@@ -101,6 +117,7 @@ impl<'b> Sheet<'b> {
     pub fn put(&mut self, x: u16, text: &str, style: Style) {
         if self.left() > 0 && x < self.area.width {
             let room = usize::from(self.area.width - x);
+            let style = if self.faded && style != BAD { FAINT } else { style };
             self.buffer.set_stringn(self.area.x + x, self.y, clean(text), room, style);
         }
     }
@@ -118,9 +135,26 @@ impl<'b> Sheet<'b> {
         }
     }
 
+    /// A value with its label, in at most [`FACT`] rows.
     pub fn fact(&mut self, label: &str, value: &str, style: Style) {
         self.put(0, label, FAINT);
-        self.text(LABEL - 6, value, style);
+        let x = LABEL - 6;
+        let mut lines = wrapped(&clean(value), usize::from(self.area.width.saturating_sub(x)));
+        if lines.len() > FACT {
+            lines.truncate(FACT);
+            if let Some(last) = lines.last_mut() {
+                *last = shortened(&format!("{last} …"), usize::from(self.area.width.saturating_sub(x)));
+            }
+        }
+        for line in lines {
+            self.put(x, &line, style);
+            self.gap();
+        }
+    }
+
+    /// A result.
+    pub fn told(&mut self, told: &Told) {
+        self.text(0, &told.text, if told.good { GOOD } else { BAD });
     }
 
     /// What happened, and what to do, at column `x`.
@@ -160,7 +194,10 @@ impl<'b> Sheet<'b> {
         let style = if focused { TURNED } else { Style::new().add_modifier(Modifier::UNDERLINED) };
         let (rows, (row, column)) = field.shown(usize::from(width), ROWS);
         for (index, text) in rows.iter().enumerate() {
-            self.put(LABEL, &format!("{text:<width$}", width = usize::from(width)), style);
+            // The blanks apart, so that no copy is made of what may be words of a recovery key.
+            let blanks = usize::from(width).saturating_sub(text.chars().count());
+            self.put(LABEL, text, style);
+            self.put(LABEL + width.saturating_sub(u16::try_from(blanks).unwrap_or(0)), &" ".repeat(blanks), style);
             if focused && index == row && self.left() > 0 {
                 let x = self.area.x + LABEL + u16::try_from(column).unwrap_or(0);
                 self.cursor = Some(Position::new(x.min(self.area.right().saturating_sub(1)), self.y));
@@ -197,6 +234,14 @@ impl<'b> Sheet<'b> {
     }
 }
 
+/// The text in at most `most` characters; what is left out is marked.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// The letters of the words that are drawn big, as rows of five bits.
 fn letter(c: char) -> [u8; 5] {
     match c {
@@ -210,6 +255,10 @@ fn letter(c: char) -> [u8; 5] {
         'T' => [0b11111, 0b00100, 0b00100, 0b00100, 0b00100],
         'S' => [0b01111, 0b10000, 0b01110, 0b00001, 0b11110],
         'U' => [0b10001, 0b10001, 0b10001, 0b10001, 0b01110],
+        'A' => [0b01110, 0b10001, 0b11111, 0b10001, 0b10001],
+        'G' => [0b01111, 0b10000, 0b10011, 0b10001, 0b01110],
+        'I' => [0b01110, 0b00100, 0b00100, 0b00100, 0b01110],
+        'R' => [0b11110, 0b10001, 0b11110, 0b10010, 0b10001],
         'P' => [0b11110, 0b10001, 0b11110, 0b10000, 0b10000],
         _ => [0; 5],
     }
@@ -254,7 +303,7 @@ mod tests {
         sheet.big("LO", BAD);
         Look::of("vt102", "").reduce(&mut buffer);
         let text: String = buffer.content.iter().map(|cell| cell.symbol()).collect();
-        assert!(text.is_ascii() && text.contains("?rger."), "{text}");
+        assert!(text.is_ascii() && text.contains("arger~"), "{text}");
         assert!(!text.contains('\u{1b}'));
         assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset));
     }

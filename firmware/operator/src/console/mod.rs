@@ -5,213 +5,178 @@
 //! in one state ([`state::update`] is pure); the terminal is drawn anew after it was away; the daemon may go and come
 //! back. A crash loses what was typed and not applied; systemd starts the console again.
 
+mod alarms;
 mod board;
 mod draft;
 mod event;
 mod field;
 mod form;
+mod keys;
 mod link;
 mod look;
+mod menu;
 mod pages;
+mod press;
+mod queue;
 mod recovery;
 mod state;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod view;
 mod wizard;
 
 use crate::{Request, password};
-use crossterm::{
-    cursor,
-    event::{self as terminal_event, KeyCode, KeyEventKind, KeyModifiers},
-    execute, terminal,
-};
-use event::{Effect, Event, Key, Lane};
+use event::{Effect, Event, Happened, Lane};
 use jiff::Timestamp;
+use keys::{ALONE, Decoder};
 use look::Look;
-use ratatui::{
-    Terminal, TerminalOptions, Viewport,
-    backend::{Backend, CrosstermBackend},
-    layout::Rect,
-};
 use state::{State, update};
 use std::{
     env,
-    io::{self, Stdout},
-    path::PathBuf,
+    io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
+    thread,
     time::{Duration, Instant},
 };
+use terminal::Screen;
 
-/// Between two looks at keys, answers and the clock.
+/// Between two looks at the clock.
 const BEAT: Duration = Duration::from_millis(200);
 
 /// Everything is drawn anew so often: whoever plugs a serial cable in sees nothing until then. At 115,200 bit/s a screen
 /// takes a fifth of a second.
 const REDRAW: Duration = Duration::from_secs(15);
 
-/// What a serial line says of its size: nothing. Then it is this.
-const SIZE: (u16, u16) = (80, 24);
+/// What may happen before it is looked at; a line that is faster than we are has to wait.
+const MOST_EVENTS: usize = 64;
 
-type Screen = Terminal<CrosstermBackend<Stdout>>;
+/// What the image says of itself, before the daemon says anything.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Its version; empty where there is no image.
+    pub version: String,
+    /// Whether it was signed with development keys; said on every screen.
+    pub development: bool,
+}
 
 /// Runs until the terminal is gone, or Ctrl-C on the board.
 #[must_use]
-pub fn run(socket: PathBuf) -> ExitCode {
-    let mut screen = match open() {
+pub fn run(socket: PathBuf, image: Description) -> ExitCode {
+    let mut screen = match Screen::open() {
         Ok(screen) => screen,
         Err(error) => {
-            eprintln!(
-                "postern: this is no terminal that can be drawn on ({error}); run it on one, or use `postern status`"
-            );
-            return ExitCode::FAILURE;
+            let what = format!("this is no terminal that can be drawn on ({error})");
+            return fail(&what, "run it on one, or use `postern status`");
         }
     };
-    let ended = converse(socket, &mut screen);
-    let _ = execute!(io::stdout(), cursor::Show, terminal::LeaveAlternateScreen);
-    let _ = terminal::disable_raw_mode();
+    let ended = converse(socket, image, &mut screen);
+    screen.close();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("postern: the terminal broke off ({error}); the console is started again by the system");
-            ExitCode::FAILURE
+            let what = format!("the terminal broke off ({error})");
+            fail(&what, "the console is started again by the system")
         }
     }
 }
 
-fn open() -> io::Result<Screen> {
-    terminal::enable_raw_mode()?;
-    execute!(io::stdout(), terminal::EnterAlternateScreen, terminal::Clear(terminal::ClearType::All))?;
-    let backend = CrosstermBackend::new(io::stdout());
-    let (width, height) = size(&backend);
-    let viewport = Viewport::Fixed(Rect::new(0, 0, width, height));
-    Terminal::with_options(backend, TerminalOptions { viewport })
+/// Says why; where it would be said may be what is gone.
+fn fail(what: &str, remedy: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "postern: {what}; {remedy}");
+    ExitCode::FAILURE
 }
 
-fn size(backend: &CrosstermBackend<Stdout>) -> (u16, u16) {
-    match backend.size() {
-        Ok(size) if size.width > 0 && size.height > 0 => (size.width.max(40), size.height.max(12)),
-        _ => SIZE,
+/// The requests of each lane.
+struct Lanes(Vec<(Lane, Sender<Request>)>);
+
+impl Lanes {
+    fn open(socket: &Path, events: &SyncSender<Happened>) -> io::Result<Self> {
+        let mut lanes = Vec::new();
+        for lane in [Lane::Look, Lane::Slots, Lane::Act, Lane::Power] {
+            let (requests, asked) = channel();
+            let (events, socket) = (events.clone(), socket.to_path_buf());
+            thread::Builder::new().name("link".into()).spawn(move || link::run(lane, socket, &asked, &events))?;
+            lanes.push((lane, requests));
+        }
+        Ok(Self(lanes))
+    }
+
+    fn ask(&self, lane: Lane, request: Request) -> io::Result<()> {
+        let requests = self.0.iter().find(|(of, _)| *of == lane).map(|(_, requests)| requests);
+        let sent = requests.is_some_and(|requests| requests.send(request).is_ok());
+        if sent { Ok(()) } else { Err(io::Error::other("the way to the service is gone")) }
     }
 }
 
-fn converse(socket: PathBuf, screen: &mut Screen) -> io::Result<()> {
+fn converse(socket: PathBuf, image: Description, screen: &mut Screen) -> io::Result<()> {
     let term = env::var("TERM").unwrap_or_default();
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| env::var(name).ok().filter(|v| !v.is_empty()));
     let look = Look::of(&term, &locale.unwrap_or_default());
-    let (events, happened) = channel();
-    let lane = |lane: Lane| -> io::Result<Sender<Request>> {
-        let (requests, asked) = channel();
-        let (events, socket) = (events.clone(), socket.clone());
-        std::thread::Builder::new().name("link".into()).spawn(move || link::run(lane, socket, &asked, &events))?;
-        Ok(requests)
-    };
-    let (looks, acts) = (lane(Lane::Look)?, lane(Lane::Act)?);
+    let (events, happened) = sync_channel(MOST_EVENTS);
+    let lanes = Lanes::open(&socket, &events)?;
+    let typing = events.clone();
+    thread::Builder::new().name("keys".into()).spawn(move || terminal::listen(&typing))?;
 
-    let mut state = State::new(Timestamp::now());
+    let began = Instant::now();
+    let mut decoder = Decoder::default();
+    let mut state = State::new(Timestamp::now(), image);
     let mut drawn = Instant::now();
+    let mut redraw = true;
     loop {
-        let mut redraw = false;
-        for event in collect(&happened)? {
+        for event in collect(&happened, &mut decoder, began)? {
             let (next, effects) = update(state, event);
             state = next;
             for effect in effects {
                 match effect {
-                    // The lanes end with the console only.
-                    Effect::Ask(request) => {
-                        drop(if Lane::of(&request) == Lane::Look { looks.send(request) } else { acts.send(request) })
-                    }
+                    Effect::Ask(lane, request) => lanes.ask(lane, request)?,
                     Effect::Hash(secret) => hash(secret, events.clone()),
-                    Effect::Redraw => redraw = true,
+                    Effect::Redraw => {
+                        screen.wipe()?;
+                        redraw = true;
+                    }
                     Effect::Quit => return Ok(()),
                 }
             }
         }
-        draw(screen, &state, look, redraw || drawn.elapsed() > REDRAW)?;
-        if redraw || drawn.elapsed() > REDRAW {
+        let whole = std::mem::take(&mut redraw) || drawn.elapsed() > REDRAW || screen.is_resized();
+        screen.draw(&state, look, whole)?;
+        if whole {
             drawn = Instant::now();
         }
     }
 }
 
-/// Waits for a key or an answer, at most a beat; the tick comes last.
-fn collect(happened: &Receiver<Event>) -> io::Result<Vec<Event>> {
-    let mut events = Vec::new();
-    if terminal_event::poll(BEAT)? {
-        // A pasted text comes as many keys at once.
-        while terminal_event::poll(Duration::ZERO)? {
-            match terminal_event::read()? {
-                terminal_event::Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    events.extend(read(key).map(Event::Key));
-                }
-                terminal_event::Event::Resize(..) => events.push(Event::Key(Key::Redraw)),
-                _ => {}
+/// Waits for a key or an answer, at most a beat; the tick comes first, so that all else is at its time.
+fn collect(happened: &Receiver<Happened>, decoder: &mut Decoder, began: Instant) -> io::Result<Vec<Event>> {
+    let patience = if decoder.is_within() { ALONE } else { BEAT };
+    let first = match happened.recv_timeout(patience) {
+        Ok(first) => Some(first),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the way to the service is gone")),
+    };
+    let mut events = vec![Event::Tick(Timestamp::now(), began.elapsed())];
+    if first.is_none() {
+        events.extend(decoder.expire().map(Event::Key));
+    }
+    let Some(first) = first else { return Ok(events) };
+    // A pasted text comes as many keys at once.
+    for happened in [first].into_iter().chain(happened.try_iter().take(MOST_EVENTS)) {
+        match happened {
+            Happened::Typed(bytes) => {
+                events.extend(bytes.iter().flat_map(|byte| decoder.feed(*byte)).map(Event::Key));
             }
+            Happened::Gone(why) => return Err(io::Error::other(why)),
+            Happened::Event(event) => events.push(event),
         }
     }
-    loop {
-        match happened.try_recv() {
-            Ok(event) => events.push(event),
-            Err(TryRecvError::Empty) => break,
-            Err(TryRecvError::Disconnected) => return Err(io::Error::other("the way to the service is gone")),
-        }
-    }
-    events.push(Event::Tick(Timestamp::now()));
     Ok(events)
 }
 
-fn read(key: terminal_event::KeyEvent) -> Option<Key> {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    Some(match key.code {
-        KeyCode::Char('c') if control => Key::Interrupt,
-        KeyCode::Char('l') if control => Key::Redraw,
-        KeyCode::Char('n') if control => Key::New,
-        KeyCode::Char('u') if control => Key::ClearLine,
-        KeyCode::Char('h') if control => Key::Backspace,
-        KeyCode::Char('j' | 'm') if control => Key::Enter,
-        KeyCode::Char(_) if control || key.modifiers.contains(KeyModifiers::ALT) => return None,
-        KeyCode::Char(c) => Key::Char(c),
-        KeyCode::Enter => Key::Enter,
-        KeyCode::Esc => Key::Esc,
-        KeyCode::Tab => Key::Tab,
-        KeyCode::BackTab => Key::BackTab,
-        KeyCode::Up => Key::Up,
-        KeyCode::Down => Key::Down,
-        KeyCode::Left => Key::Left,
-        KeyCode::Right => Key::Right,
-        KeyCode::Home => Key::Home,
-        KeyCode::End => Key::End,
-        KeyCode::PageUp => Key::PageUp,
-        KeyCode::PageDown => Key::PageDown,
-        KeyCode::Backspace => Key::Backspace,
-        KeyCode::Delete => Key::Delete,
-        _ => return None,
-    })
-}
-
 /// Makes the hash aside: it takes long enough to be noticed.
-fn hash(secret: crate::Secret, events: Sender<Event>) {
-    std::thread::spawn(move || drop(events.send(Event::Hashed(password::hash(secret.expose())))));
-}
-
-fn draw(screen: &mut Screen, state: &State, look: Look, whole: bool) -> io::Result<()> {
-    if whole {
-        let (width, height) = size(screen.backend());
-        let area = Rect::new(0, 0, width, height);
-        if screen.get_frame().area() != area {
-            screen.resize(area)?;
-        }
-    }
-    let completed = screen.draw(|frame| view::view(state, look, frame))?;
-    if !whole {
-        return Ok(());
-    }
-    // Every cell again, over what is there: no flicker where nothing was lost.
-    let buffer = completed.buffer.clone();
-    let width = buffer.area.width.max(1);
-    let cells = (0_u16..).zip(&buffer.content).map(|(index, cell)| (index % width, index / width, cell));
-    screen.backend_mut().draw(cells)?;
-    Backend::flush(screen.backend_mut())
+fn hash(secret: crate::Secret, events: SyncSender<Happened>) {
+    thread::spawn(move || drop(events.send(Happened::Event(Event::Hashed(password::hash(secret.expose()))))));
 }

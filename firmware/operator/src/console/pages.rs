@@ -11,7 +11,7 @@ use super::{
     recovery::Recovery,
     state::State,
     view::error,
-    wizard::{Page, StepState, Wizard},
+    wizard::{ENROLMENT, Page, StepState, Wizard},
 };
 use crate::{cli::form::time, password, view::TestOutcome};
 
@@ -25,23 +25,24 @@ pub fn keys(wizard: &Wizard) -> String {
         Page::Recovery => recovery_keys(&wizard.recovery).to_owned() + "   Esc page before",
         Page::Summary => "Enter apply all this   Esc page before".to_owned(),
         Page::Apply => match wizard.steps.iter().find(|step| matches!(step.state, StepState::Failed(_))) {
-            Some(step) if step.what == "Enrolment" => {
+            Some(step) if step.what == ENROLMENT => {
                 "Enter try again   Tab enrol later   Esc back to the summary".to_owned()
             }
             Some(_) => "Enter try again   Esc back to the summary".to_owned(),
-            None => String::new(),
+            None => "Esc back to the summary".to_owned(),
         },
-        Page::Test => "Enter send   Esc finish".to_owned(),
+        Page::Test => "Enter send   Page Up look at the answers again   Esc finish".to_owned(),
         _ => "Enter go on   Tab next field   Esc page before".to_owned(),
     }
 }
 
 pub fn recovery_keys(recovery: &Recovery) -> &'static str {
     match recovery {
-        Recovery::Before => "Enter show the words",
+        Recovery::Before(_) => "Enter show the words",
         Recovery::Shown(_) => "Enter I have written them down",
         Recovery::Asked { .. } => "Enter next word   Page Up show the words again",
-        Recovery::FromPaper(_) => "Enter confirm   Ctrl-N make a new key",
+        Recovery::Renew(..) => "Enter make a new key",
+        Recovery::FromPaper(..) => "Enter confirm   Ctrl-N make a new key",
         Recovery::Done => "Enter go on",
     }
 }
@@ -83,7 +84,11 @@ fn heading(page: Page) -> (&'static str, &'static str) {
             "Name and address",
             "The full name that other mail servers know this appliance by, and its place in the network.",
         ),
-        Page::Time => ("Time", "Servers that tell the time. Without them, mail is dated by the clock of this machine."),
+        Page::Time => (
+            "Time",
+            "Servers that tell the time. Without them, mail is dated by the clock of this machine; clear the field (Ctrl-U) \
+             to set it here. Where it is wrong by days, certificates count as invalid: set it first then.",
+        ),
         Page::Mail => (
             "Mail",
             "Where mail for everybody else goes, and where mail for your own domains. Only the addresses that may hand in \
@@ -136,7 +141,7 @@ fn strength(wizard: &Wizard, sheet: &mut Sheet<'_>) {
 
 pub fn recovery(recovery: &Recovery, wrong: Option<&Halves>, sheet: &mut Sheet<'_>) {
     match recovery {
-        Recovery::Before => {
+        Recovery::Before(_) => {
             sheet.text(
                 0,
                 "The recovery key opens this appliance when its TPM does not: after a repair, or when its firmware was \
@@ -161,13 +166,32 @@ pub fn recovery(recovery: &Recovery, wrong: Option<&Halves>, sheet: &mut Sheet<'
                 sheet.field(&format!("Word {}", position + 1), field, index == *at);
             }
         }
-        Recovery::FromPaper(field) => {
+        Recovery::FromPaper(field, _) => {
             sheet.text(
                 0,
                 "The recovery key was shown before, and nobody has confirmed it. If you have its words, type all of them. \
-                 If not, Ctrl-N makes a new key; the old one opens nothing any more then.",
+                 If not, Ctrl-N makes a new key, after a question.",
                 PLAIN,
             );
+            sheet.gap();
+            sheet.field(field.label, field, true);
+        }
+        Recovery::Renew(field, operator) => {
+            sheet.line("Make a new recovery key?", STRONG);
+            sheet.gap();
+            sheet.text(
+                0,
+                "It takes the place of the present one at once: the words on the old paper open nothing any more, also \
+                 where this is broken off before the new ones are written down. Mail and settings stay as they are. The \
+                 new words are shown once, and some are asked back.",
+                PLAIN,
+            );
+            sheet.gap();
+            let who = match operator {
+                Some(name) => format!("Have paper and a pen ready. With the password of {name}:"),
+                None => "Have paper and a pen ready.".to_owned(),
+            };
+            sheet.text(0, &who, STRONG);
             sheet.gap();
             sheet.field(field.label, field, true);
         }
@@ -185,7 +209,8 @@ fn table(words: &str, sheet: &mut Sheet<'_>) {
             let index = column * rows + row;
             if let Some(word) = words.get(index) {
                 let x = u16::try_from(column * 19).unwrap_or(0);
-                sheet.put(x, &format!("{:>3} {word}", index + 1), STRONG);
+                sheet.put(x, &format!("{:>3}", index + 1), STRONG);
+                sheet.put(x + 4, word, STRONG);
             }
         }
         sheet.gap();
@@ -193,6 +218,8 @@ fn table(words: &str, sheet: &mut Sheet<'_>) {
 }
 
 fn summary(wizard: &Wizard, sheet: &mut Sheet<'_>) {
+    sheet.text(0, "Nothing of this is in force yet. Press Enter to apply it.", STRONG);
+    sheet.gap();
     let value = |name| wizard.draft.value(name);
     let or = |text: &str, empty: &str| if text.is_empty() { empty.to_owned() } else { text.to_owned() };
     let network = if value(Name::Method) == FIXED {
@@ -224,8 +251,6 @@ fn summary(wizard: &Wizard, sheet: &mut Sheet<'_>) {
         let enrol = if value(Name::Code).is_empty() { "later" } else { "with the code that was typed" };
         sheet.fact("Enrolment", enrol, PLAIN);
     }
-    sheet.gap();
-    sheet.text(0, "Nothing of this is in force yet. Press Enter to apply it.", STRONG);
 }
 
 fn steps(wizard: &Wizard, sheet: &mut Sheet<'_>) {
@@ -253,9 +278,11 @@ fn test(wizard: &Wizard, sheet: &mut Sheet<'_>) {
             sheet.text(0, &tested(report), style);
             let next = match report.outcome {
                 TestOutcome::Delivered => "Look whether it has arrived, then finish with Esc.",
-                TestOutcome::Waiting => "It stays in the queue and is tried again. Check the next hop if this goes on.",
+                TestOutcome::Waiting => {
+                    "It stays in the queue and is tried again. If this goes on, Page Up leads back to the next hop."
+                }
                 TestOutcome::Held | TestOutcome::Refused => {
-                    "Finish with Esc and change the settings, or send it to somebody else."
+                    "Page Up leads back to the answers; Enter sends it again, also to somebody else."
                 }
             };
             sheet.text(0, next, PLAIN);

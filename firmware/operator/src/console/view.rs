@@ -1,18 +1,19 @@
 //! The console's screens, drawn.
 //!
 //! Job: header, footer, and between them the board, a question, a menu or a page of the wizard. Place: behind the state
-//! machine; it only reads. Invariants: everything fits in 80×24; a development image says so on every screen. A crash
-//! leaves nothing behind.
+//! machine; it only reads. Invariants: everything fits in 80×24; a development image says so on every screen; every screen
+//! says which keys do what; what is covered is not drawn. A crash leaves nothing behind.
 
 use super::{
-    board,
+    alarms, board,
     field::Halves,
-    form::{Form, Menu},
-    look::{BAD, FAINT, Look, PLAIN, STRONG, Sheet, TURNED},
-    pages,
+    form::{Form, FormKind},
+    look::{BAD, FAINT, Look, PLAIN, STRONG, Sheet, TURNED, shortened},
+    menu::Menu,
+    pages, queue,
     state::{Screen, State},
 };
-use crate::cli::form::time;
+use crate::cli::form::{minute, time};
 use ratatui::{Frame, layout::Rect};
 
 /// Draws the state.
@@ -23,13 +24,21 @@ pub fn view(state: &State, look: Look, frame: &mut Frame<'_>) {
     let body = Rect { y: area.y + top, height: area.height.saturating_sub(top + 2), ..inner };
     let mut sheet = Sheet::new(frame.buffer_mut(), body);
     match &state.screen {
+        _ if state.covered => {
+            sheet.gap();
+            sheet.line("Covered, since nobody has pressed a key for a while.", STRONG);
+            sheet.gap();
+            sheet.text(0, "Any key shows it again. After some minutes more it is taken away.", PLAIN);
+        }
         Screen::Board => board::board(state, &mut sheet),
+        Screen::Alarms(from) => alarms::screen(state, *from, &mut sheet),
         Screen::Wizard => match &state.wizard {
             Some(wizard) => pages::page(wizard, state, &mut sheet),
             None => board::board(state, &mut sheet),
         },
         Screen::Form(form) => question(form, &mut sheet),
         Screen::Menu(menu) => choices(menu, &mut sheet),
+        Screen::Queue(queue) => queue::screen(queue, state, &mut sheet),
         Screen::Recovery(recovery, error) => {
             sheet.line("Recovery key", STRONG);
             sheet.gap();
@@ -50,57 +59,87 @@ fn header(state: &State, sheet: &mut Sheet<'_>) -> u16 {
     let width = usize::from(sheet.area.width);
     let facts = state.status.as_ref().map(|status| &status.facts);
     let host = facts.map_or("", |facts| facts.host.as_str());
-    let version = facts.map_or(env!("CARGO_PKG_VERSION"), |facts| facts.version.as_str());
+    let version = facts.map_or(state.image.version.as_str(), |facts| facts.version.as_str());
     let left = format!(" Postern {version}  {host}");
-    let right = format!("{} ", time(state.now));
+    let right = format!("  {} ", time(state.now));
     let room = width.saturating_sub(right.len());
-    sheet.line(&format!("{left:<room$.room$}{right}"), TURNED);
-    if facts.is_some_and(|facts| facts.development) {
-        sheet.line(&format!("{:^width$}", "DEVELOPMENT: these keys are known to everybody; not for real mail"), BAD);
+    let left = shortened(&left, room);
+    sheet.line(&format!("{left:<room$}{right}"), TURNED);
+    if state.image.development || facts.is_some_and(|facts| facts.development) {
+        let text = shortened("DEVELOPMENT: these keys are known to everybody; not for real mail", width);
+        sheet.line(&format!("{text:^width$}"), BAD);
         return 3;
     }
     2
 }
 
+/// A line with what goes on and who has signed in, and below it the keys.
 fn footer(state: &State, sheet: &mut Sheet<'_>) {
     let width = usize::from(sheet.area.width);
-    sheet.line(&"─".repeat(width), FAINT);
-    if state.down.is_some() {
-        sheet.put(1, "waiting for the service; it is tried again every second", BAD);
-        return;
+    sheet.put(0, &"─".repeat(width), FAINT);
+    let notice = if state.waits() {
+        Some(("please wait".to_owned(), STRONG))
+    } else if let (Some(since), Some(_)) = (state.silent_since(), &state.status) {
+        Some((format!("no answer from the service since {}", minute(since, state.now)), BAD))
+    } else {
+        let left = state.asked.iter().find_map(|asked| asked.left.clone());
+        left.map(|kind| (format!("under way: {}", Form::new(kind).title()), STRONG))
+    };
+    if let Some((text, style)) = notice {
+        sheet.put(2, &format!(" {text} "), style);
     }
-    if state.busy {
-        sheet.put(1, "please wait", STRONG);
-        return;
-    }
-    sheet.put(1, &keys(state), PLAIN);
     if let Some(name) = &state.signed_in {
-        let shown = format!("{name} ");
-        let x = sheet.area.width.saturating_sub(u16::try_from(shown.chars().count()).unwrap_or(0));
-        sheet.put(x, &shown, STRONG);
+        let shown = format!(" {} ", shortened(name, width / 4));
+        let x = width.saturating_sub(shown.chars().count() + 2);
+        sheet.put(u16::try_from(x).unwrap_or(0), &shown, STRONG);
     }
+    sheet.gap();
+    sheet.put(1, &keys(state), PLAIN);
 }
 
 /// The keys that do something now.
 fn keys(state: &State) -> String {
+    if state.covered {
+        return "Any key shows it again".to_owned();
+    }
+    if state.waits() {
+        return match &state.screen {
+            Screen::Recovery(..) => "please wait; Ctrl-L draws the screen anew".to_owned(),
+            Screen::Form(form) if form.kind == FormKind::SignIn => {
+                "please wait; Ctrl-L draws the screen anew".to_owned()
+            }
+            _ => "Esc to the status board; what was begun goes on".to_owned(),
+        };
+    }
     match &state.screen {
-        Screen::Board => {
-            let enter = match &state.status {
-                Some(status) if status.locked.is_some() => "Enter unlock   ",
-                Some(status) if !status.facts.set_up && state.wizard.is_some() => "Enter go on setting up   ",
-                Some(status) if !status.facts.set_up => "Enter set up   ",
-                Some(_) if state.wizard.is_some() => "Enter go on with the settings   ",
-                Some(status) if status.facts.administrator && state.signed_in.is_none() => "Enter sign in   ",
-                Some(_) => "Enter menu   ",
-                None => "",
-            };
-            format!("{enter}P power   R factory reset")
-        }
+        Screen::Board => keys_of_board(state),
+        Screen::Alarms(_) => "Up/Down move   Esc back".to_owned(),
         Screen::Wizard => state.wizard.as_ref().map(pages::keys).unwrap_or_default(),
-        Screen::Form(_) => "Enter go on   Tab next field   Esc back".to_owned(),
-        Screen::Menu(_) => "Up/Down or a number, then Enter   Esc back".to_owned(),
+        Screen::Form(form) => match form.fields.len() {
+            0 => "Enter do it   Esc back".to_owned(),
+            1 => "Enter go on   Ctrl-U clear the field   Esc back".to_owned(),
+            _ => "Enter go on   Tab next field   Ctrl-U clear the field   Esc back".to_owned(),
+        },
+        Screen::Menu(_) => "Up/Down and Enter, or the key in front   Esc back".to_owned(),
+        Screen::Queue(queue) => queue.keys().to_owned(),
         Screen::Recovery(recovery, _) => pages::recovery_keys(recovery).to_owned() + "   Esc back",
     }
+}
+
+fn keys_of_board(state: &State) -> String {
+    let enter = match &state.status {
+        None => "",
+        Some(status) if status.starting => "",
+        Some(status) if status.locked.is_some() => "Enter unlock   ",
+        Some(status) if !status.facts.set_up && state.wizard.is_some() => "Enter go on setting up   ",
+        Some(status) if !status.facts.set_up => "Enter set up   ",
+        Some(_) if state.wizard.as_ref().is_some_and(|wizard| wizard.first) => "Enter go on setting up   ",
+        Some(status) if status.facts.administrator && state.signed_in.is_none() => "Enter sign in   ",
+        Some(_) => "Enter menu   ",
+    };
+    let attention = state.status.as_ref().is_some_and(|status| !alarms::all(state, status).is_empty());
+    let attention = if attention { "A what needs attention   " } else { "" };
+    format!("{enter}{attention}P power   R factory reset")
 }
 
 fn question(form: &Form, sheet: &mut Sheet<'_>) {
@@ -108,11 +147,19 @@ fn question(form: &Form, sheet: &mut Sheet<'_>) {
     sheet.gap();
     sheet.text(0, form.explanation(), PLAIN);
     sheet.gap();
+    if let Some(subject) = &form.subject {
+        sheet.halves(0, subject);
+        sheet.gap();
+    }
     for (index, field) in form.fields.iter().enumerate() {
         sheet.field(field.label, field, index == form.at);
     }
     if form.fields.is_empty() {
         sheet.line("Press Enter to do it now.", STRONG);
+    }
+    if let Some(told) = &form.told {
+        sheet.gap();
+        sheet.told(told);
     }
     error(form.error.as_ref(), sheet);
 }
@@ -129,7 +176,7 @@ fn choices(menu: &Menu, sheet: &mut Sheet<'_>) {
     sheet.gap();
     for (index, (text, _)) in menu.items.iter().enumerate() {
         let style = if index == menu.at { TURNED } else { PLAIN };
-        sheet.put(2, &format!(" {}  {text:<40}", index + 1), style);
+        sheet.put(2, &format!(" {}  {text:<46}", Menu::label(index)), style);
         sheet.gap();
     }
 }

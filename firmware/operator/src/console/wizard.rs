@@ -47,6 +47,10 @@ pub enum StepState {
     Failed(Halves),
 }
 
+/// [`Step::what`] of what is looked for by it.
+const SETTINGS: &str = "Settings";
+pub const ENROLMENT: &str = "Enrolment";
+
 /// Where the questions stand.
 #[derive(Clone, Debug)]
 pub struct Wizard {
@@ -83,13 +87,13 @@ pub enum Way {
 
 impl Wizard {
     /// The first questions, or with `toml` the same again with what is in force.
-    pub fn new(toml: Option<&str>, recovery_confirmed: bool, enrolled: bool) -> Self {
+    pub fn new(toml: Option<&str>, recovery_confirmed: bool, enrolled: bool, operator: Option<String>) -> Self {
         Self {
             page: Page::Network,
             at: 0,
             draft: Draft::new(toml),
             first: toml.is_none(),
-            recovery: Recovery::Before,
+            recovery: Recovery::Before(operator),
             recovery_settled: recovery_confirmed,
             enrolled,
             error: None,
@@ -140,6 +144,10 @@ impl Wizard {
         match self.page {
             Page::Apply => self.key_while_applying(key),
             Page::Test => self.key_of_the_test(key),
+            Page::Recovery if key == Key::Esc && self.recovery.back() => {
+                self.error = None;
+                (Vec::new(), Way::Stay)
+            }
             Page::Recovery if key != Key::Esc => {
                 if key == Key::Enter && matches!(self.recovery, Recovery::Done) {
                     self.step(1);
@@ -149,6 +157,48 @@ impl Wizard {
             }
             _ => self.key_of_a_form(key),
         }
+    }
+
+    /// Whether the settings are in force: what is left is enrolment and test.
+    pub fn in_force(&self) -> bool {
+        self.steps.iter().any(|step| step.what == SETTINGS && matches!(step.state, StepState::Done(_)))
+    }
+
+    /// Whether what is drawn should not be read by who comes next.
+    pub fn shows_secrets(&self) -> bool {
+        match self.page {
+            Page::Recovery => self.recovery.shows_secrets(),
+            Page::Enrolment => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it holds something that must not stay in memory while nobody is there.
+    pub fn holds_secrets(&self) -> bool {
+        self.recovery.holds_secrets() || self.draft.holds_secrets() || !self.steps.is_empty()
+    }
+
+    /// What is kept when whoever typed has left: the questions' answers, without secrets. Nothing where the settings are
+    /// in force already.
+    pub fn forgetting(mut self) -> Option<Self> {
+        if self.in_force() {
+            return None;
+        }
+        if self.draft.holds_secrets() {
+            self.draft.forget_secrets();
+            let pages = self.pages();
+            let at = |of: Page| pages.iter().position(|page| *page == of);
+            if at(self.page) > at(Page::Administrator) {
+                self.page = Page::Administrator;
+            }
+        }
+        if matches!(self.page, Page::Apply | Page::Test) {
+            self.page = Page::Summary;
+        }
+        self.recovery.forget();
+        self.steps.clear();
+        (self.at, self.error, self.tested, self.hashing) = (0, None, None, false);
+        Some(self)
     }
 
     fn key_of_a_form(&mut self, key: Key) -> (Vec<Effect>, Way) {
@@ -280,11 +330,11 @@ impl Wizard {
         if let (true, Some(at)) = (self.draft.value(Name::Ntp).is_empty(), clock(self.draft.value(Name::Clock))) {
             self.steps.push(step("Clock", Request::Machine(MachineAct::SetTime { at })));
         }
-        self.steps.push(step("Settings", Request::SettingsApply { text: self.draft.toml() }));
+        self.steps.push(step(SETTINGS, Request::SettingsApply { text: self.draft.toml() }));
         let code = self.draft.value(Name::Code);
         if !code.is_empty() && self.pages().contains(&Page::Enrolment) {
             let code = Secret::new(Zeroizing::new(code.to_owned()));
-            self.steps.push(step("Enrolment", Request::Enrol { code }));
+            self.steps.push(step(ENROLMENT, Request::Enrol { code }));
         }
         self.run()
     }
@@ -297,16 +347,15 @@ impl Wizard {
             return Vec::new();
         };
         step.state = StepState::Running;
-        vec![Effect::Ask(step.request.clone())]
+        vec![Effect::ask(step.request.clone())]
     }
 
     fn key_while_applying(&mut self, key: Key) -> (Vec<Effect>, Way) {
         let failed = self.steps.iter().find(|step| matches!(step.state, StepState::Failed(_)));
-        let in_force =
-            self.steps.iter().any(|step| step.what == "Settings" && matches!(step.state, StepState::Done(_)));
+        let in_force = self.in_force();
         match (key, failed) {
             (Key::Enter, Some(_)) => (self.run(), Way::Stay),
-            (Key::Esc, Some(_)) => {
+            (Key::Esc, _) => {
                 self.page = Page::Summary;
                 (Vec::new(), Way::Stay)
             }
@@ -324,10 +373,12 @@ impl Wizard {
         }
         match key {
             Key::Esc => return (Vec::new(), Way::Finished),
+            // A test that fails is a reason to look at the answers again.
+            Key::PageUp => (self.page, self.at, self.error) = (Page::Mail, 0, None),
             Key::Enter => match self.recipient.value().parse() {
                 Ok(recipient) => {
                     (self.tested, self.error) = (Some(None), None);
-                    return (vec![Effect::Ask(Request::TestMail { recipient })], Way::Stay);
+                    return (vec![Effect::ask(Request::TestMail { recipient })], Way::Stay);
                 }
                 Err(_) => {
                     let halves =
@@ -408,7 +459,7 @@ impl Wizard {
 }
 
 /// A time as people write it, in UTC.
-fn clock(text: &str) -> Option<Timestamp> {
+pub fn clock(text: &str) -> Option<Timestamp> {
     let text = text.trim().trim_end_matches('Z');
     let time: DateTime = text.parse().or_else(|_| format!("{text}:00").parse()).ok()?;
     time.to_zoned(TimeZone::UTC).ok().map(|time| time.timestamp())
