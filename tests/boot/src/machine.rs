@@ -7,17 +7,15 @@
 use crate::{
     agent::Agent,
     image::Image,
-    serial::{self, Serial},
+    serial::{self, Line, Serial},
 };
 use lab::process::{Process, free_port, wait_until};
 use std::{
     fs, io,
     io::Read,
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,7 +30,7 @@ pub struct Machine {
     smtp: SocketAddr,
     qemu: Option<Process>,
     tpm: Option<Process>,
-    line: Option<Arc<UnixStream>>,
+    line: Option<Line>,
     powered: Option<Instant>,
 }
 

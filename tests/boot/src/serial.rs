@@ -20,13 +20,21 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Serial {
     log: PathBuf,
-    line: Option<Arc<UnixStream>>,
+    line: Option<Line>,
+}
+
+/// The other end of the serial port of a machine that is on.
+#[derive(Clone, Debug)]
+pub struct Line {
+    stream: Arc<UnixStream>,
+    /// Octets of the log before the machine was switched on.
+    before: usize,
 }
 
 impl Serial {
     /// The console that is logged to `log`; `line`: what [`join`] gave, while the machine is on.
     #[must_use]
-    pub fn new(log: &Path, line: Option<Arc<UnixStream>>) -> Self {
+    pub fn new(log: &Path, line: Option<Line>) -> Self {
         Self { log: log.to_owned(), line }
     }
 
@@ -72,11 +80,12 @@ impl Serial {
         }
     }
 
-    /// What stands on the screen now.
+    /// What stands on the screen now, of what was printed since power-on.
     #[must_use]
     pub fn screen(&self) -> Screen {
+        let before = self.line.as_ref().map_or(0, |line| line.before);
         // It is made when the machine starts.
-        Screen::after(&fs::read(&self.log).unwrap_or_default())
+        Screen::after(fs::read(&self.log).unwrap_or_default().get(before..).unwrap_or_default())
     }
 
     /// Waits until one of `patterns` stands on the screen, where lines that are wrapped count as one; its index.
@@ -107,7 +116,7 @@ impl Serial {
     /// The machine is off.
     pub fn keyboard(&self) -> io::Result<Keyboard> {
         let line = self.line.as_ref().ok_or_else(|| io::Error::other("the machine is off"))?;
-        Ok(Keyboard { line: line.try_clone()? })
+        Ok(Keyboard { stream: line.stream.try_clone()? })
     }
 }
 
@@ -117,9 +126,9 @@ impl Serial {
 ///
 /// # Errors
 /// There is no such socket, or the log can't be written.
-pub fn join(socket: &Path, log: &Path) -> io::Result<Arc<UnixStream>> {
+pub fn join(socket: &Path, log: &Path) -> io::Result<Line> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    let line = loop {
+    let stream = loop {
         match UnixStream::connect(socket) {
             // It has its name a moment before it listens.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
@@ -128,15 +137,16 @@ pub fn join(socket: &Path, log: &Path) -> io::Result<Arc<UnixStream>> {
             connected => break connected?,
         }
     };
-    let (mut printed, mut log) = (line.try_clone()?, File::options().create(true).append(true).open(log)?);
+    let (mut printed, mut log) = (stream.try_clone()?, File::options().create(true).append(true).open(log)?);
+    let before = usize::try_from(log.metadata()?.len()).map_err(io::Error::other)?;
     // Ends with the machine.
     thread::spawn(move || io::copy(&mut printed, &mut log));
-    Ok(Arc::new(line))
+    Ok(Line { stream: Arc::new(stream), before })
 }
 
 /// Somebody's hands on the console.
 pub struct Keyboard {
-    line: UnixStream,
+    stream: UnixStream,
 }
 
 impl Keyboard {
@@ -146,7 +156,7 @@ impl Keyboard {
     /// The machine is off.
     pub fn press(&mut self, keys: &str) -> io::Result<()> {
         for octet in keys.as_bytes() {
-            self.line.write_all(&[*octet])?;
+            self.stream.write_all(&[*octet])?;
             thread::sleep(Duration::from_millis(15));
         }
         Ok(())
