@@ -8,6 +8,7 @@
 //! without one, a file in the data folder. A crash leaves what was stored before, or after.
 
 pub mod area;
+pub mod copies;
 
 use crate::helper::{Client, HelperError, Request, Response};
 use mail::Domain;
