@@ -18,6 +18,45 @@ pub struct UpdateReport {
     pub update: Option<Update>,
     /// What the installation under way does; `None`: there is none.
     pub progress: Option<String>,
+    /// What keeps the preferred slot from running, or the firmware from falling back.
+    #[serde(default)]
+    pub starts: Box<Starts>,
+}
+
+/// What root's helper has found at this start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Starts {
+    /// Why the slot that should run does not, or did not.
+    #[serde(default)]
+    pub fallback: Option<Fallback>,
+    /// What the firmware does not do that falling back needs.
+    #[serde(default)]
+    pub firmware: Option<Reason>,
+}
+
+/// A slot that had shown that it works and did not run, so that the firmware started the other one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// The slot that should have run, `a` or `b`.
+    pub slot: String,
+    /// Its version, where it is known.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// When the other one was started in its place.
+    pub since: Timestamp,
+    /// Why, as far as it can be told.
+    pub reason: Reason,
+    /// Whether an operator has taken note of it.
+    #[serde(default)]
+    pub acknowledged: bool,
+}
+
+impl Fallback {
+    /// The reason that operators must look at, until they have.
+    #[must_use]
+    pub fn alarm(&self) -> Option<&Reason> {
+        Some(&self.reason).filter(|_| !self.acknowledged)
+    }
 }
 
 /// One slot.
@@ -107,6 +146,12 @@ impl Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_of_a_version_that_knew_no_fallbacks_is_read() {
+        let report: UpdateReport = serde_json::from_str(r#"{"slots":[],"update":null,"progress":null}"#).unwrap();
+        assert_eq!(report, UpdateReport::default());
+    }
 
     #[test]
     fn a_record_of_another_version_is_read() {

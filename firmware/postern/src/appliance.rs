@@ -52,7 +52,7 @@ impl Daemon {
         if !status.memory_locked {
             raise("keys could not be locked in memory".to_owned(), "raise the limit of locked memory (LimitMEMLOCK)");
         }
-        alarms.extend(updates::alarm());
+        alarms.extend(updates::alarms(self.started));
         alarms.extend(self.health.alarm());
         alarms
     }

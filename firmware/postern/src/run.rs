@@ -5,7 +5,7 @@
 //! can be told and the box be restarted; SMTP only when mail can be kept or refused; SIGTERM drains. A crash at any point is
 //! made good by the next start.
 
-use crate::{build::BuildError, daemon::Daemon, journal, worker};
+use crate::{build::BuildError, daemon::Daemon, image::Image, journal, updates, worker};
 use operator::Operator;
 use std::{
     future::Future,
@@ -47,9 +47,6 @@ pub struct Arguments {
     /// There while the data partition is closed and its folder only stands in for it; holds why
     #[arg(long, value_name = "FILE")]
     pub data_locked: Option<PathBuf>,
-    /// Security generation that the keys are sealed for
-    #[arg(long, default_value_t = 1)]
-    pub generation: u32,
     /// What the image says of itself (JSON); without it the program speaks for itself
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -105,6 +102,7 @@ fn serve(arguments: Arguments, socket: &Path) -> Result<(), BuildError> {
         let operators = tokio::spawn(operator::serve(listener, Arc::new(Operator::new(daemon.clone())), async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         }));
+        updates::remove_unfinished(&daemon.arguments.data);
         daemon.begin().await;
         tokio::spawn(daemon.clone().ask_again());
         announce();
@@ -135,12 +133,14 @@ pub fn why_data_is_locked(arguments: &Arguments) -> Option<String> {
 /// # Errors
 /// The TPM's name is none, or no thread can be started.
 pub async fn open_vault(arguments: &Arguments) -> Result<(Vault, Opened), BuildError> {
+    let on_trial = arguments.helper.is_some() && updates::on_trial();
+    let generation = Image::of(arguments.image.as_deref()).sealed_for(on_trial);
     let config = VaultConfig {
         dir: arguments.data.join("keys"),
         tcti: arguments.tcti.clone(),
         policy_key: arguments.policy_key.clone(),
         policy_signatures: arguments.policy_signatures.clone(),
-        generation_floor: arguments.generation,
+        generation_floor: generation,
         deadline: TPM_DEADLINE,
         // New keys would not open an old queue: where there is one, a missing key store is a fault.
         create: !arguments.data.join("spool").exists() && !arguments.data.join("ledger.db").exists(),

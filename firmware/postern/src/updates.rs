@@ -1,17 +1,27 @@
 //! Updates of the image, as the daemon's part.
 //!
 //! Job: fetch what is to be installed, hand it to root's helper, and raise the alarm of an update that did not stay.
-//! Place: behind the operators' requests; the helper installs (`helper::update`). Invariants: what is fetched is bounded
-//! and lies in a folder of the daemon's own; nothing fetched is believed here, the helper checks its signature. A crash
-//! leaves a part of a bundle, which the next download replaces.
+//! Place: behind the operators' requests; the helper installs (`helper::update`). Invariants: one download at a time, and
+//! never into the reserve of the data partition, which is the queue's; what is fetched lies in a folder of the daemon's
+//! own; nothing fetched is believed here, the helper checks its signature. A crash leaves a part of a bundle, which the
+//! next start of the daemon removes.
 
 use crate::{
     daemon::Daemon,
-    helper::{Request, Response, paths::GOOD, update::record},
+    helper::{
+        Request, Response,
+        paths::{GOOD, STARTS},
+        starts,
+        update::record,
+    },
 };
 use aws_lc_rs::digest::{Context, SHA256};
-use delivery::Download;
-use operator::{Alarm, Fault, Refusal, update::UpdateReport};
+use delivery::{Download, DownloadError};
+use jiff::Timestamp;
+use operator::{
+    Alarm, Fault, Refusal,
+    update::{Starts, Update, UpdateReport},
+};
 use settings::Roots;
 use std::{
     fs::{self, File},
@@ -19,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::Mutex;
 
 /// Octets of a bundle: both kernel images and a root of 256 MiB.
 const LARGEST: u64 = 512 << 20;
@@ -26,6 +37,12 @@ const LARGEST: u64 = 512 << 20;
 const INSTALLATION: Duration = Duration::from_secs(25 * 60);
 /// RAUC's service may have to be started first.
 const STATUS: Duration = Duration::from_secs(180);
+/// Below the data folder: downloads under way.
+const FOLDER: &str = "update";
+/// What the queue's reserve is where no settings say it.
+const RESERVE: u64 = 64 << 20;
+/// The right to fetch.
+static ONE: Mutex<()> = Mutex::const_new(());
 
 /// Slots, and what became of the last update.
 ///
@@ -50,6 +67,7 @@ pub async fn install(
 ) -> Result<UpdateReport, Refusal> {
     let helper = daemon.helper()?;
     let fetched = source.starts_with("https://");
+    let _one_at_a_time = if fetched { Some(ONE.try_lock().map_err(|_| under_way())?) } else { None };
     let path = if fetched { fetch(daemon, &source).await? } else { PathBuf::from(&source) };
     let checked = match sha256 {
         Some(wanted) => matches(path.clone(), wanted).await,
@@ -84,7 +102,7 @@ pub async fn acknowledge(daemon: &Daemon) -> Result<(), Refusal> {
 /// # Errors
 /// The image that runs is on trial.
 pub fn admit_settings(daemon: &Daemon) -> Result<(), Refusal> {
-    if daemon.helper.is_none() || Path::new(GOOD).exists() {
+    if daemon.helper.is_none() || !on_trial() {
         return Ok(());
     }
     Err(Refusal::new(
@@ -94,25 +112,103 @@ pub fn admit_settings(daemon: &Daemon) -> Result<(), Refusal> {
     ))
 }
 
-/// What operators must look at until they have.
+fn under_way() -> Refusal {
+    Refusal::new(
+        Fault::Refused,
+        "a bundle is being fetched or installed already",
+        "wait until it has ended; `postern update status` shows how far it is",
+    )
+}
+
+/// Whether the image that runs has not shown yet that it works.
 #[must_use]
-pub fn alarm() -> Option<Alarm> {
-    let update = record::read(Path::new(record::FILE))?;
-    let reason = update.alarm()?;
-    let remedy = format!("{}; then `postern update acknowledge`", reason.remedy);
-    Some(Alarm { what: format!("the last update did not stay: {}", reason.what), remedy, since: update.since })
+pub fn on_trial() -> bool {
+    !Path::new(GOOD).exists()
+}
+
+/// What operators must look at: until they have, or, of the firmware, until it is mended. `started`: since when the
+/// daemon runs.
+#[must_use]
+pub fn alarms(started: Timestamp) -> Vec<Alarm> {
+    all_alarms(record::read(Path::new(record::FILE)), starts::read(Path::new(STARTS)), started)
+}
+
+fn all_alarms(update: Option<Update>, starts: Starts, started: Timestamp) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    let acknowledge = |remedy: &str| format!("{remedy}; then `postern update acknowledge`");
+    if let Some(update) = update
+        && let Some(reason) = update.alarm()
+    {
+        let what = format!("the last update did not stay: {}", reason.what);
+        alarms.push(Alarm { what, remedy: acknowledge(&reason.remedy), since: update.since });
+    }
+    if let Some(fallback) = starts.fallback
+        && let Some(reason) = fallback.alarm()
+    {
+        let what = reason.what.clone();
+        alarms.push(Alarm { what, remedy: acknowledge(&reason.remedy), since: fallback.since });
+    }
+    if let Some(firmware) = starts.firmware {
+        let what = format!("the box may not fall back to its other slot: {}", firmware.what);
+        alarms.push(Alarm { what, remedy: firmware.remedy, since: started });
+    }
+    alarms
+}
+
+/// Removes what downloads of an earlier run have left. Nothing here keeps the daemon from starting.
+pub fn remove_unfinished(data: &Path) {
+    let left = fs::read_dir(data.join(FOLDER)).into_iter().flatten().flatten();
+    for entry in left {
+        match fs::remove_file(entry.path()) {
+            Ok(()) => log::info!(event = "download_removed"; "a bundle that an earlier run had fetched is removed"),
+            Err(error) => log::warn!(error:%; "a bundle that an earlier run had fetched can't be removed"),
+        }
+    }
 }
 
 async fn fetch(daemon: &Daemon, url: &str) -> Result<PathBuf, Refusal> {
-    let folder = daemon.arguments.data.join("update");
+    let folder = daemon.arguments.data.join(FOLDER);
     fs::create_dir_all(&folder).map_err(|error| {
         Refusal::new(Fault::Failed, format!("{} can't be made: {error}", folder.display()), "check the data partition")
     })?;
     let path = folder.join("fetched.raucb");
-    let download = Download { url: url.to_owned(), roots: roots(daemon, url), most: LARGEST };
-    let fetched = download.to(&path).await.map_err(|error| Refusal::of(Fault::Failed, &error))?;
+    // What an earlier run left counts as free.
+    remove_unfinished(&daemon.arguments.data);
+    let room = room(&folder, reserve(daemon))?;
+    let download = Download { url: url.to_owned(), roots: roots(daemon, url), most: LARGEST.min(room) };
+    let fetched = download.to(&path).await.map_err(|error| match error {
+        DownloadError::TooLarge(most) if most < LARGEST => no_room(most),
+        error => Refusal::of(Fault::Failed, &error),
+    })?;
     log::info!(event = "update_fetched", length = fetched.length, sha256 = fetched.sha256.as_str(); "a bundle was fetched");
     Ok(path)
+}
+
+/// Octets that may be fetched into `folder` without touching the reserve.
+fn room(folder: &Path, reserve: u64) -> Result<u64, Refusal> {
+    let found = nix::sys::statvfs::statvfs(folder).map_err(|error| {
+        Refusal::new(Fault::Failed, format!("the free space can't be told: {error}"), "check the data partition")
+    })?;
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
+    match free.saturating_sub(reserve) {
+        0 => Err(no_room(0)),
+        room => Ok(room),
+    }
+}
+
+fn no_room(octets: u64) -> Refusal {
+    Refusal::new(
+        Fault::Refused,
+        format!(
+            "the data partition has room for {} MiB besides the queue's reserve, and the bundle is larger",
+            octets >> 20
+        ),
+        "let the queue be delivered, or delete from it, then try again",
+    )
+}
+
+fn reserve(daemon: &Daemon) -> u64 {
+    daemon.open().map_or(RESERVE, |open| open.pipeline.live.parts().settings.spool.reserve_bytes)
 }
 
 /// The cloud's CA for a file of the cloud's own server; the system's roots for any other.
@@ -173,6 +269,42 @@ mod tests {
         for none in ["http://cloud.example", "https://", "https://cloud.example@evil.example/", "/data/update/a"] {
             assert_eq!(host(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_fallback_and_a_firmware_that_does_not_fall_back_are_alarms() {
+        let reason = |what: &str| operator::update::Reason { what: what.into(), remedy: "mend it".into() };
+        let fallback = operator::update::Fallback {
+            slot: "a".into(),
+            version: None,
+            since: Timestamp::UNIX_EPOCH,
+            reason: reason("slot a did not start"),
+            acknowledged: false,
+        };
+        let mut starts = Starts { fallback: Some(fallback), firmware: Some(reason("it keeps no boot entries")) };
+        let told = |starts: &Starts| {
+            let alarms = all_alarms(None, starts.clone(), Timestamp::UNIX_EPOCH);
+            alarms.into_iter().map(|alarm| alarm.what).collect::<Vec<_>>()
+        };
+        let firmware = "the box may not fall back to its other slot: it keeps no boot entries";
+        assert_eq!(told(&starts), ["slot a did not start", firmware]);
+        starts.fallback.as_mut().unwrap().acknowledged = true;
+        assert_eq!(told(&starts), [firmware]);
+        assert!(told(&Starts::default()).is_empty());
+    }
+
+    #[test]
+    fn a_download_leaves_the_reserve_and_the_next_start_leaves_no_part_of_it() {
+        let data = tempfile::tempdir().unwrap();
+        let free = room(data.path(), 0).unwrap();
+        assert!(room(data.path(), free / 2).unwrap() <= free - free / 2 + (64 << 20));
+        let refused = room(data.path(), u64::MAX).unwrap_err();
+        assert_eq!(refused.fault, Fault::Refused);
+        fs::create_dir(data.path().join(FOLDER)).unwrap();
+        fs::write(data.path().join(FOLDER).join("fetched.raucb"), "half").unwrap();
+        remove_unfinished(data.path());
+        assert_eq!(fs::read_dir(data.path().join(FOLDER)).unwrap().count(), 0);
+        remove_unfinished(&data.path().join("none"));
     }
 
     #[tokio::test]

@@ -90,6 +90,30 @@ impl Machine {
         fs::set_permissions(self.path(&path), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// A firmware whose variables are files, and which forgets no entry.
+    fn firmware(&self) {
+        self.put("entries", b"Boot0000* UiApp\n");
+        self.put("order", b"0000\n");
+        let root = self.root.path().display();
+        let script = format!(
+            "cd {root}\ncase \"$*\" in\n\
+             '') [ ! -e next ] || echo \"BootNext: $(cat next)\"; echo \"BootOrder: $(cat order)\"; cat entries ;;\n\
+             *--create-only*postern-a*) echo 'Boot0001* postern-a' >>entries ;;\n\
+             *--create-only*postern-b*) echo 'Boot0002* postern-b' >>entries ;;\n\
+             *--delete-bootnext) rm next ;;\n*--bootnext*) echo \"$3\" >next ;;\n*--bootorder*) echo \"$3\" >order ;;\nesac"
+        );
+        self.program("efibootmgr", &script);
+    }
+
+    /// A start with this command line, for which the firmware has used its request up.
+    fn restarts(&self, command_line: &str) {
+        for gone in ["next", "run/postern-root/starts.json"] {
+            let _ = fs::remove_file(self.path(gone));
+        }
+        self.put("proc/cmdline", format!("{command_line}\n").as_bytes());
+        self.run("prepare");
+    }
+
     fn calls(&self) -> Vec<String> {
         fs::read_to_string(self.path("calls")).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
     }
@@ -260,17 +284,7 @@ fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
         let partition = machine.path(&format!("dev/postern/boot-{slot}"));
         std::os::unix::fs::symlink(machine.path(&format!("dev/{link}")), partition).unwrap();
     }
-    // The firmware's variables, as far as the tool shows them.
-    let entries = machine.path("entries");
-    machine.put("entries", b"BootOrder: 0000\nBoot0000* UiApp\n");
-    machine.program(
-        "efibootmgr",
-        &format!(
-            "case \"$*\" in '') cat {0} ;; *--create-only*postern-a*) echo 'Boot0001* postern-a' >>{0} ;;\n\
-             *--create-only*postern-b*) echo 'Boot0002* postern-b' >>{0} ;; esac",
-            entries.display()
-        ),
-    );
+    machine.firmware();
     machine.run("prepare");
     assert_eq!(
         (machine.text("run/postern-root/slot"), machine.text("run/postern-root/update-variant")),
@@ -286,11 +300,62 @@ fn prepare_hands_on_slot_and_signatures_and_makes_the_boot_entries() {
         ),
         "{calls:#?}"
     );
-    assert_eq!(calls.last().unwrap(), "efibootmgr --quiet --bootorder 0002,0001,0000", "the running slot is first");
+    // The running slot is the next, and whoever dies before it can say so yields to the other one.
+    let last = &calls[calls.len() - 2..];
+    assert_eq!(last, ["efibootmgr --quiet --bootnext 0002", "efibootmgr --quiet --bootorder 0001,0002,0000"]);
     fs::remove_file(machine.path("calls")).unwrap();
     machine.run("prepare");
-    assert_eq!(machine.calls(), ["efibootmgr"], "once they are there nothing is changed");
+    assert_eq!(machine.calls(), [""; 0], "a start is counted once");
+    machine.restarts("postern.slot=b");
+    assert_eq!(
+        machine.calls(),
+        ["efibootmgr", "efibootmgr --quiet --bootnext 0002"],
+        "the firmware is written no more than it must"
+    );
+    // Slot b dies before it can say so: the firmware starts a, which says so. It was the third start without health.
+    fs::remove_file(machine.path("calls")).unwrap();
+    machine.restarts("postern.slot=a");
+    assert_eq!(machine.calls(), ["efibootmgr"]);
+    let starts: Value = serde_json::from_str(&machine.text("run/postern-root/starts.json")).unwrap();
+    assert!(starts["fallback"]["reason"]["what"].as_str().unwrap().starts_with("slot b did not start"), "{starts}");
+    assert_eq!(starts["firmware"], Value::Null);
     assert!(machine.text("run/systemd/network/10-postern.network").contains("DHCP=yes"), "a new box can be reached");
+}
+
+#[test]
+fn firmware_that_does_not_use_a_request_up_is_an_alarm_and_asked_for_none() {
+    let machine = Machine::new();
+    machine.firmware();
+    machine.put("entries", b"Boot0001* postern-a\nBoot0002* postern-b\nBoot0000* UiApp\n");
+    machine.put("order", b"0000,0001,0002\n");
+    machine.put("next", b"0001\n");
+    machine.put("proc/cmdline", b"postern.slot=a\n");
+    machine.run("prepare");
+    assert!(!machine.path("next").exists());
+    assert_eq!(machine.text("order"), "0001,0002,0000\n", "the one that is to run is first");
+    let starts: Value = serde_json::from_str(&machine.text("run/postern-root/starts.json")).unwrap();
+    assert!(starts["firmware"]["what"].as_str().unwrap().contains("BootNext"), "{starts}");
+}
+
+#[test]
+fn with_two_disks_nothing_is_opened_counted_or_written() {
+    let machine = Machine::new();
+    machine.firmware();
+    machine.put("proc/cmdline", b"postern.slot=a\n");
+    machine.put("run/postern-root/boot/postern/pcr-signature.json", b"{}");
+    let mut table = vec![0; 1024];
+    table[512..520].copy_from_slice(b"EFI PART");
+    table[568..584].copy_from_slice(b"\x54\x53\x4f\x50\x52\x45\0\x4e\x80\0\0\0\0\0\0\0");
+    for disk in ["sda", "sdb"] {
+        fs::create_dir_all(machine.path(&format!("sys/block/{disk}"))).unwrap();
+        machine.put(&format!("dev/{disk}"), &table);
+    }
+    machine.run("prepare");
+    let reason = machine.text("run/postern-root/two-disks");
+    assert!(reason.contains("/dev/sda and /dev/sdb") && reason.contains("; take the one out"), "{reason}");
+    assert!(!machine.path("run/systemd/tpm2-pcr-signature.json").exists(), "the data partition stays closed");
+    assert_eq!(machine.calls(), [""; 0]);
+    assert!(machine.text("run/systemd/network/10-postern.network").contains("DHCP=yes"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     health::{HealthReport, HealthState},
-    update::{SlotReport, UpdateReport, UpdateState},
+    update::{Fallback, SlotReport, UpdateReport, UpdateState},
 };
 use std::fmt::Write as _;
 
@@ -42,6 +42,13 @@ pub(super) fn update(report: &UpdateReport) -> String {
     if let Some(reason) = report.update.as_ref().and_then(|update| update.alarm()) {
         alarm(&mut out, &reason.what, &format!("{}; then `postern update acknowledge`", reason.remedy));
     }
+    let fallback = report.starts.fallback.as_ref();
+    if let Some(reason) = fallback.and_then(Fallback::alarm) {
+        alarm(&mut out, &reason.what, &format!("{}; then `postern update acknowledge`", reason.remedy));
+    }
+    if let Some(firmware) = &report.starts.firmware {
+        alarm(&mut out, &firmware.what, &firmware.remedy);
+    }
     let mut table = Table::new(&["SLOT", "VERSION", "STATE"]);
     for slot in &report.slots {
         table.row([slot.name.clone(), slot.version.clone().unwrap_or_else(|| "unknown".to_owned()), words(slot)]);
@@ -62,6 +69,9 @@ pub(super) fn update(report: &UpdateReport) -> String {
         if let Some(reason) = update.reason.as_ref().filter(|_| update.acknowledged) {
             let _ = writeln!(out, "  {} (acknowledged)", clean(&reason.what));
         }
+    }
+    if let Some(fallback) = fallback.filter(|fallback| fallback.acknowledged) {
+        let _ = writeln!(out, "{} (acknowledged; since {})", clean(&fallback.reason.what), time(fallback.since));
     }
     if let Some(progress) = &report.progress {
         let _ = writeln!(out, "installing: {}", clean(progress));
@@ -110,12 +120,32 @@ mod tests {
             acknowledged: false,
         };
         let slots = vec![slot("a", true, true), slot("b", false, false)];
-        let mut report = UpdateReport { slots, update: Some(update), progress: None };
+        let mut report = UpdateReport { slots, update: Some(update), ..UpdateReport::default() };
         let told = self::update(&report);
         assert!(told.starts_with("! it hung\n  → install another; then `postern update acknowledge`\n"), "{told}");
         assert!(told.contains("runs, good") && told.contains("not marked good"), "{told}");
         report.update.as_mut().unwrap().acknowledged = true;
         let told = self::update(&report);
         assert!(!told.contains('!') && told.contains("it hung (acknowledged)"), "{told}");
+    }
+
+    #[test]
+    fn a_slot_that_did_not_start_and_a_firmware_that_does_not_fall_back_are_told() {
+        let reason = |what: &str, remedy: &str| Reason { what: what.into(), remedy: remedy.into() };
+        let mut report = UpdateReport::default();
+        report.starts.firmware = Some(reason("the firmware keeps no boot entries", "look at its setup"));
+        report.starts.fallback = Some(Fallback {
+            slot: "a".into(),
+            version: None,
+            since: Timestamp::UNIX_EPOCH,
+            reason: reason("slot a did not start", "restart"),
+            acknowledged: false,
+        });
+        let told = self::update(&report);
+        assert!(told.contains("! slot a did not start\n  → restart; then `postern update acknowledge`\n"), "{told}");
+        assert!(told.contains("! the firmware keeps no boot entries\n  → look at its setup\n"), "{told}");
+        report.starts.fallback.as_mut().unwrap().acknowledged = true;
+        let told = self::update(&report);
+        assert!(!told.contains("! slot a") && told.contains("slot a did not start (acknowledged; "), "{told}");
     }
 }

@@ -1,10 +1,11 @@
-//! Whether a new image stays.
+//! Whether a new image stays, and whether a known one is still well.
 //!
 //! Job: ask the daemon for its health until it is good or the time is over, then have the image marked good or given up.
-//! Place: `postern trial`, started by `postern-trial.service` where the image that runs has not shown that it works.
-//! Invariants: an image is kept only after a check that passed; whatever fails here ends with an exit status that makes
-//! systemd restart the box, and the firmware then starts the image before. A crash leaves the image unmarked, and has the
-//! same end.
+//! Place: `postern trial`, started by `postern-trial.service` where the image that runs has not shown that it works, and by
+//! `postern-health.service` (`--good`) where it has: there a check that passes ends the count of starts without one, and
+//! one that fails is an alarm. Invariants: an image is kept only after a check that passed; whatever fails on a trial ends
+//! with an exit status that makes systemd restart the box, and the firmware then starts the image before. A crash leaves
+//! the image unmarked, and has the same end.
 
 use crate::helper::{Client, ErrorKind, HelperError, Request, paths::SOCKET};
 use operator::{Response, cli, health::HealthCheck};
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// How long the image has to become healthy
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     wait: u64,
+    /// The image has shown before that it works, and is not given up
+    #[arg(long)]
+    good: bool,
     /// Root's helper
     #[arg(long, default_value = SOCKET, value_name = "PATH")]
     helper: PathBuf,
@@ -46,13 +50,17 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let ask = |request| runtime.block_on(helper.call(request));
     let mut ended = healthy(socket, Instant::now() + Duration::from_secs(arguments.wait));
     if ended.is_ok() {
-        log::info!(event = "trial_passed"; "the image has shown that it works");
+        log::info!(event = "trial_passed", on_trial = !arguments.good; "the image has shown that it works");
         match ask(Request::MarkGood) {
             Ok(_) => return ExitCode::SUCCESS,
             Err(error) => ended = Err(format!("it is healthy and can't be marked good: {}", error.what)),
         }
     }
     let words = ended.err().unwrap_or_default();
+    if arguments.good {
+        log::error!(event = "not_healthy", words = words.as_str(); "this image is not healthy; it goes on");
+        return ExitCode::FAILURE;
+    }
     log::error!(event = "trial_failed", words = words.as_str(); "the image has not shown that it works");
     outcome(ask(Request::GiveUpTrial { words }).err())
 }

@@ -1,149 +1,138 @@
 //! The firmware's boot entries, one for each slot.
 //!
-//! Job: make the entries `postern-a` and `postern-b` where they are missing. Place: a step of `prepare`; updates then move
-//! them, and a trial of a new slot is one start of its entry. Invariants: an entry that is there is left as it is, also
-//! where an update took it out of the order; others' entries keep their order among themselves. A crash leaves an entry
-//! outside of the order, which starts nothing, and is added by no later run: the fallback path `\EFI\BOOT` of each
-//! partition starts the box all the same.
+//! Job: make the entries `postern-a` and `postern-b` where they are missing, and put them into the order that the record
+//! of starts wants ([`super::starts`]). Place: under `prepare` and the health check's good word; nobody else changes them
+//! but RAUC, which takes the slot that it writes out of the order and asks for one start of it afterwards. Invariants:
+//! ours stand first, so that a generic entry of the disk never starts a slot that was given up; others' entries keep
+//! their order among themselves; what is as wanted is not written again, for the firmware's memory wears out. BootNext is
+//! set before the order and taken back after it: a crash between leaves a start of the slot that is wanted.
 
-use super::{
-    HelperError,
-    paths::{BOOT_A, BOOT_B},
-    place::Place,
-    program::Program,
-};
-use std::fs;
+use super::{HelperError, disk::disk_of, place::Place, program::Program, slot::Slot};
 
 const TOOL: &str = "efibootmgr";
 /// The firmware's fallback path, so that a disk starts in a machine without our entries too.
 const LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
 
-/// One of the two systems on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// `a`
-    A,
-    /// `b`
-    B,
-}
-
-impl Slot {
-    /// As the kernel command line and the partitions name it.
-    #[must_use]
-    pub fn letter(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-        }
-    }
-
-    /// The one that does not run when this one does.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-
-    /// The slot that `postern.slot=` on a kernel command line names.
-    #[must_use]
-    pub fn of(command_line: &str) -> Option<Self> {
-        let mut named = command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("postern.slot="));
-        match named.next_back()? {
-            "a" => Some(Self::A),
-            "b" => Some(Self::B),
-            _ => None,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::A => "postern-a",
-            Self::B => "postern-b",
-        }
-    }
-
-    /// The link that udev makes for its boot partition.
-    #[must_use]
-    pub fn boot_partition(self) -> &'static str {
-        match self {
-            Self::A => BOOT_A,
-            Self::B => BOOT_B,
-        }
-    }
-}
-
-/// Makes what is missing.
-///
-/// # Errors
-/// The firmware has no variables, or would not take one.
-pub fn ensure(running: Slot, place: &Place) -> Result<(), HelperError> {
-    let before = Entries::read(place)?;
-    let missing: Vec<Slot> = [Slot::A, Slot::B].into_iter().filter(|slot| before.of(*slot).is_none()).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    for slot in &missing {
-        let (disk, number) = disk_of(slot.boot_partition(), place)?;
-        let arguments = [
-            "--quiet",
-            "--create-only",
-            "--disk",
-            &disk,
-            "--part",
-            &number,
-            "--label",
-            slot.label(),
-            "--loader",
-            LOADER,
-        ];
-        Program::new(TOOL, &arguments).succeed(place)?;
-        log::info!(event = "boot_entry", slot = slot.letter(); "a boot entry was made");
-    }
-    let now = Entries::read(place)?;
-    let order = now.order_with(&missing, running).join(",");
-    Program::new(TOOL, &["--quiet", "--bootorder", &order]).succeed(place).map(drop)
-}
-
-/// The disk that a partition is on, and its number there.
-///
-/// # Errors
-/// There is no such partition.
-pub fn disk_of(partition: &str, place: &Place) -> Result<(String, String), HelperError> {
-    let missing = |error: std::io::Error| {
-        HelperError::failed(
-            format!("{partition} can't be found: {error}"),
-            "check the disk, and install the image again",
-        )
-    };
-    let device = fs::canonicalize(place.at(partition)).map_err(missing)?;
-    let name = device.file_name().unwrap_or_default();
-    let block = fs::canonicalize(place.at("/sys/class/block").join(name)).map_err(missing)?;
-    let number = fs::read_to_string(block.join("partition")).map_err(missing)?.trim().to_owned();
-    let disk = block.parent().and_then(|disk| disk.file_name()).unwrap_or_default().to_string_lossy().into_owned();
-    Ok((format!("/dev/{disk}"), number))
+/// What the firmware is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Ours in BootOrder, first to last; what is not named is not started by itself.
+    pub order: Vec<Slot>,
+    /// BootNext: the slot of the next start alone.
+    pub next: Option<Slot>,
 }
 
 /// What the firmware has.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Entries {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
     /// Number and label of each.
     labels: Vec<(String, String)>,
     order: Vec<String>,
+    next: Option<String>,
 }
 
 impl Entries {
-    fn read(place: &Place) -> Result<Self, HelperError> {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The firmware has no variables, or the tool is missing.
+    pub fn read(place: &Place) -> Result<Self, HelperError> {
         Program::new(TOOL, &[]).succeed(place).map(|listing| Self::parse(&listing))
     }
 
-    /// efibootmgr(8): `BootOrder: 0001,0000` and lines `Boot0001* LABEL`, in newer versions with a tab and the path.
+    /// Makes what is missing, outside of the order; whether something was.
+    ///
+    /// # Errors
+    /// The firmware would not take one.
+    pub fn complete(self, place: &Place) -> Result<(Self, bool), HelperError> {
+        let missing: Vec<Slot> = Slot::BOTH.into_iter().filter(|slot| self.of(*slot).is_none()).collect();
+        if missing.is_empty() {
+            return Ok((self, false));
+        }
+        for slot in &missing {
+            let (disk, number) = disk_of(slot.boot_partition(), place)?;
+            let arguments = [
+                "--quiet",
+                "--create-only",
+                "--disk",
+                &disk,
+                "--part",
+                &number,
+                "--label",
+                slot.label(),
+                "--loader",
+                LOADER,
+            ];
+            Program::new(TOOL, &arguments).succeed(place)?;
+            log::info!(event = "boot_entry", slot = slot.letter(); "a boot entry was made");
+        }
+        let now = Self::read(place)?;
+        // Firmware is known that says yes and keeps nothing.
+        match missing.iter().find(|slot| now.of(**slot).is_none()) {
+            None => Ok((now, true)),
+            Some(slot) => Err(HelperError::failed(
+                format!("the firmware did not keep the boot entry {}", slot.label()),
+                "look for a write protection of boot entries in the firmware's setup",
+            )),
+        }
+    }
+
+    /// The slot whose one start is asked for and has not been.
+    #[must_use]
+    pub fn next(&self) -> Option<Slot> {
+        self.next.as_deref().and_then(|number| self.slot(number))
+    }
+
+    /// Ours, in the firmware's order.
+    #[must_use]
+    pub fn order(&self) -> Vec<Slot> {
+        self.order.iter().filter_map(|number| self.slot(number)).collect()
+    }
+
+    /// The slot that the firmware starts next, as far as it is one of ours.
+    #[must_use]
+    pub fn starts_next(&self) -> Option<Slot> {
+        self.next().or_else(|| self.order().first().copied())
+    }
+
+    /// Has the firmware do what is wanted.
+    ///
+    /// # Errors
+    /// It would not.
+    pub fn arrange(&self, wanted: &Wanted, place: &Place) -> Result<(), HelperError> {
+        if let Some(slot) = wanted.next
+            && self.next() != Some(slot)
+        {
+            let number = self.of(slot).unwrap_or_default();
+            Program::new(TOOL, &["--quiet", "--bootnext", number]).succeed(place)?;
+        }
+        let order = self.order_with(&wanted.order);
+        if order != self.order {
+            Program::new(TOOL, &["--quiet", "--bootorder", &order.join(",")]).succeed(place)?;
+        }
+        match self.next() {
+            Some(_) if wanted.next.is_none() => self.forget_next(place),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes back that a slot is started next.
+    ///
+    /// # Errors
+    /// The firmware would not.
+    pub fn forget_next(&self, place: &Place) -> Result<(), HelperError> {
+        Program::new(TOOL, &["--quiet", "--delete-bootnext"]).succeed(place).map(drop)
+    }
+
+    /// efibootmgr(8): `BootNext: 0001`, `BootOrder: 0001,0000` and lines `Boot0001* LABEL`, in newer versions with a tab
+    /// and the path.
     fn parse(listing: &str) -> Self {
         let mut entries = Self::default();
         for line in listing.lines() {
             if let Some(order) = line.strip_prefix("BootOrder: ") {
                 entries.order = order.split(',').map(|number| number.trim().to_owned()).collect();
+            } else if let Some(next) = line.strip_prefix("BootNext: ") {
+                entries.next = Some(next.trim().to_owned());
             } else if let Some((number, rest)) = line.strip_prefix("Boot").and_then(|rest| rest.split_at_checked(4))
                 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
                 && let Some(label) = rest.strip_prefix("* ").or_else(|| rest.strip_prefix("  "))
@@ -160,17 +149,15 @@ impl Entries {
         found.map(|(number, _)| number.as_str())
     }
 
-    /// The order with the entries `made` in it: behind ours where one of ours stands already, since an update has put it
-    /// there; else first of all, the running slot before the other.
-    fn order_with(&self, made: &[Slot], running: Slot) -> Vec<String> {
-        let ours = [running, running.other()];
-        let number = |slot: &Slot| self.of(*slot).map(ToOwned::to_owned);
-        let made: Vec<String> = ours.iter().filter(|slot| made.contains(slot)).filter_map(number).collect();
-        let mut order: Vec<String> = self.order.iter().filter(|number| !made.contains(number)).cloned().collect();
-        let standing: Vec<String> = ours.iter().filter_map(number).collect();
-        let place = order.iter().rposition(|number| standing.contains(number)).map_or(0, |last| last + 1);
-        order.splice(place..place, made);
-        order
+    fn slot(&self, number: &str) -> Option<Slot> {
+        let label = &self.labels.iter().find(|(of, _)| of == number)?.1;
+        Slot::BOTH.into_iter().find(|slot| slot.label() == label)
+    }
+
+    /// `ours` first, then all that are not ours.
+    fn order_with(&self, ours: &[Slot]) -> Vec<String> {
+        let first = ours.iter().filter_map(|slot| self.of(*slot)).map(ToOwned::to_owned);
+        first.chain(self.order.iter().filter(|number| self.slot(number).is_none()).cloned()).collect()
     }
 }
 
@@ -178,46 +165,26 @@ impl Entries {
 mod tests {
     use super::*;
 
-    const NEWER: &str = "BootCurrent: 0002\nTimeout: 0 seconds\nBootOrder: 0000,0001,0002\n\
+    const NEWER: &str = "BootNext: 0004\nBootCurrent: 0002\nTimeout: 0 seconds\nBootOrder: 0000,0004,0001,0002\n\
         Boot0000* UiApp\tFvVol(7cb8bdc9)/FvFile(462caa21)\nBoot0001* UEFI Misc Device\tPciRoot(0x0)\n\
         Boot0002* EFI Internal Shell\tFvVol(7c)\nBoot0003* postern-a\tHD(1,GPT,504f5354)/\\EFI\\BOOT\\BOOTX64.EFI\n\
         Boot0004* postern-b\tHD(2,GPT,504f5354)/\\EFI\\BOOT\\BOOTX64.EFI\nMirroredPercentageAbove4G: 0.00\n";
 
-    fn order(entries: &Entries, made: &[Slot], running: Slot) -> String {
-        entries.order_with(made, running).join(",")
-    }
-
     #[test]
     fn both_forms_of_the_tools_listing_are_read() {
         let newer = Entries::parse(NEWER);
-        assert_eq!(newer.of(Slot::B), Some("0004"));
+        assert_eq!((newer.of(Slot::B), newer.next(), newer.order()), (Some("0004"), Some(Slot::B), vec![Slot::B]));
         let older = Entries::parse("BootOrder: 0003\nBoot0003* postern-a\nBoot0004  postern-b\n");
         assert_eq!((older.of(Slot::A), older.of(Slot::B)), (Some("0003"), Some("0004")));
+        assert_eq!((older.next(), older.starts_next()), (None, Some(Slot::A)));
         assert_eq!(Entries::parse("No BootOrder is set; firmware will attempt recovery\n"), Entries::default());
     }
 
     #[test]
-    fn on_a_new_machine_the_running_slot_is_first() {
+    fn ours_stand_first_and_those_of_others_stay_in_their_order() {
         let entries = Entries::parse(NEWER);
-        assert_eq!(order(&entries, &[Slot::A, Slot::B], Slot::A), "0003,0004,0000,0001,0002");
-        assert_eq!(order(&entries, &[Slot::A, Slot::B], Slot::B), "0004,0003,0000,0001,0002");
-    }
-
-    #[test]
-    fn an_order_that_an_update_made_is_kept() {
-        let mut entries = Entries::parse(NEWER);
-        entries.order = vec!["0004".into(), "0000".into()];
-        assert_eq!(order(&entries, &[Slot::A], Slot::A), "0004,0003,0000");
-        // Taken out as bad: it is there, so it was not made now, and stays out.
-        assert_eq!(order(&entries, &[], Slot::B), "0004,0000");
-    }
-
-    #[test]
-    fn only_a_and_b_are_slots() {
-        assert_eq!(Slot::of("root=/dev/dm-0 postern.slot=b quiet"), Some(Slot::B));
-        assert_eq!(Slot::of("rauc.slot=postern-a postern.slot=a"), Some(Slot::A));
-        for none in ["", "postern.slot=", "postern.slot=c", "xpostern.slot=a", "postern.slot=a/../b"] {
-            assert_eq!(Slot::of(none), None, "{none}");
-        }
+        assert_eq!(entries.order_with(&[Slot::B, Slot::A]).join(","), "0004,0003,0000,0001,0002");
+        // What is not wanted is not started, also not by what the firmware has made of the disk itself.
+        assert_eq!(entries.order_with(&[Slot::A]).join(","), "0003,0000,0001,0002");
     }
 }

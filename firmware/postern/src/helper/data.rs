@@ -13,7 +13,7 @@
 use super::{
     HelperError,
     files::replace,
-    paths::{DATA as PARTITION, LOCKED},
+    paths::{DATA as PARTITION, LOCKED, TWO_DISKS},
     place::Place,
     program::Program,
     protocol::{ErrorKind, Passphrase},
@@ -190,6 +190,9 @@ fn is_ours(mounts: &str) -> bool {
 
 /// Why it is not open, as far as can be told without its key. Tries what may have failed by chance.
 fn why_locked(place: &Place) -> Option<String> {
+    if let Ok(reason) = fs::read_to_string(place.at(TWO_DISKS)) {
+        return Some(reason.trim().to_owned());
+    }
     let reason = if place.at(MAPPED).exists() {
         match mount_data(place) {
             Ok(()) => return None,

@@ -12,6 +12,7 @@
 mod boot_entries;
 mod client;
 mod data;
+mod disk;
 mod dispatch;
 mod files;
 mod network;
@@ -23,6 +24,8 @@ mod program;
 mod protocol;
 mod reset;
 mod serve;
+mod slot;
+pub mod starts;
 pub mod update;
 
 pub use client::Client;

@@ -34,3 +34,9 @@ pub const UPDATE_LOCK: &str = "/run/postern-root/update.lock";
 pub const SOCKET: &str = "/run/postern-root/helper.sock";
 /// Where the boot partition of the running slot is mounted.
 pub const BOOT: &str = "/run/postern-root/boot";
+/// What the daemon may know of starts and fallbacks.
+pub const STARTS: &str = "/run/postern-root/starts.json";
+/// Held while record and firmware are changed together.
+pub const STARTS_LOCK: &str = "/run/postern-root/starts.lock";
+/// There while two disks of ours are in the machine; holds their names.
+pub const TWO_DISKS: &str = "/run/postern-root/two-disks";

@@ -1,21 +1,23 @@
 //! `postern helper prepare`: the first of ours in every boot.
 //!
-//! Job: find the running slot, hand the signatures on its boot partition to those who unseal with them, make the boot
-//! entries, render the network. Place: before the data partition is made or opened. Invariants: no step's failure stops
+//! Job: find the running slot, hand the signatures on its boot partition to those who unseal with them, count this start
+//! and arrange the next ([`super::starts`]), render the network. Place: before the data partition is made or opened. Invariants: no step's failure stops
 //! the boot or another step: a box that can't do one of them still starts, says so, and can be mended over its console;
 //! what is read from the boot partition, which is not verified, is bounded, and believed by nobody but those who check
 //! its signatures. A crash leaves files in `/run`, which the next start makes anew.
 
 use super::{
-    HelperError,
-    boot_entries::{self, Slot},
+    HelperError, disk,
     files::{self, replace},
     network,
-    paths::{BOOT, RUN, SIGNATURES, SLOT, UPDATE_VARIANT},
+    paths::{BOOT, RUN, SIGNATURES, SLOT, TWO_DISKS, UPDATE_VARIANT},
     place::Place,
+    slot::Slot,
+    starts, update,
 };
 use crate::plain::area;
 use nix::mount::{MsFlags, mount};
+use settings::Addressing;
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -35,17 +37,36 @@ pub fn prepare(place: &Place) {
     let slot = attempt("the running slot is unknown", running_slot(place));
     if let Some(slot) = slot {
         attempt("the running slot is not written down", write_slot(slot, place));
+        // Of two disks nobody knows which is the own one: without signatures neither is opened, and neither is counted on.
+        if attempt("the box stays locked", alone(place)).is_none() {
+            return network_of(None, place);
+        }
         attempt("the boot partition is not mounted", mount_boot(slot, place));
         for (from, to) in
             [("pcr-signature.json", "/run/systemd/tpm2-pcr-signature.json"), ("policy-signatures.json", SIGNATURES)]
         {
             attempt("signatures are missing: keys will stay locked", hand_on(from, to, place));
         }
-        attempt("boot entries are missing: updates will fail", boot_entries::ensure(slot, place));
+        let version = update::running_version(place);
+        let counted = starts::at_start(slot, version.as_deref(), place);
+        attempt("the firmware may not fall back by itself", counted);
     }
     let plain = attempt("the box's own address is unknown: DHCP is tried", area::read(place)).flatten();
-    let network = plain.and_then(|plain| plain.network);
-    attempt("the network is not set up", network::write(network.as_ref(), place));
+    network_of(plain.and_then(|plain| plain.network).as_ref(), place);
+}
+
+fn network_of(network: Option<&Addressing>, place: &Place) {
+    attempt("the network is not set up", network::write(network, place));
+}
+
+/// Says why, where there is another disk of ours.
+fn alone(place: &Place) -> Result<(), HelperError> {
+    let path = place.at(TWO_DISKS);
+    disk::only_one(place).inspect_err(|error| {
+        attempt("the reason is not written down", {
+            replace(&path, format!("{error}\n").as_bytes()).map_err(|error| unwritable(&path, &error))
+        });
+    })
 }
 
 fn attempt<T>(otherwise: &str, done: Result<T, HelperError>) -> Option<T> {

@@ -8,7 +8,7 @@
 //! The TPM is cleared by the daemon before, since it alone has the authorisation; where it could not, the firmware is
 //! asked to at the next start, if it does so without a question to somebody who may not be there.
 
-use super::{HelperError, boot_entries::disk_of, paths::DATA as PARTITION, place::Place, power, program::Program};
+use super::{HelperError, disk::disk_of, paths::DATA as PARTITION, place::Place, power, program::Program};
 use crate::plain::area;
 use std::{
     fs::{self, OpenOptions},

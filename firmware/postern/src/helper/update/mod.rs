@@ -2,10 +2,11 @@
 //!
 //! Job: install a bundle into the slot that does not run, know whether the image that runs is on trial, mark it good or
 //! give it up. Place: the requests come from the daemon (`serve`); [`at_boot`] runs in `postern helper data`, before the
-//! daemon. Invariants: the running slot is never written; RAUC checks signature and kind, and the floor is checked here
-//! too; the record says what is about to happen before it happens; a slot is marked good only on request of a health
-//! check that passed. A crash or a power cut at any point leaves the record, from which the next start concludes
-//! ([`trial`]).
+//! daemon; which slot the firmware starts is [`super::starts`]' alone. Invariants: the running slot is never written, nor
+//! the other one while the running one has not shown that it works, nor while RAUC is still at work; RAUC checks signature
+//! and kind, and the floor is checked here too; the record says what is about to happen before it happens; a slot is
+//! marked good only on request of a health check that passed. A crash or a power cut at any point leaves the record, from
+//! which the next start concludes ([`trial`]).
 //!
 //! ```text
 //! InstallBundle ─▶ record "installing" ─▶ rauc install (BootNext = the other slot) ─▶ record "installed" ─▶ reboot
@@ -13,7 +14,6 @@
 //!                                                    └▶ not: GiveUpTrial ─▶ last words ─▶ reboot, the old slot runs
 //! ```
 
-mod boot_order;
 mod rauc;
 pub mod record;
 pub mod trial;
@@ -21,14 +21,18 @@ mod version;
 mod words;
 
 use super::{
-    HelperError, Place, files,
+    HelperError, Place,
+    boot_entries::Entries,
+    files,
     paths::{GOOD, SLOT, UPDATE_LOCK},
     power,
     protocol::ErrorKind,
+    slot::Slot,
+    starts,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nix::fcntl::{Flock, FlockArg};
-use operator::update::{OnSlot, Reason, Update, UpdateReport, UpdateState};
+use operator::update::{OnSlot, Reason, SlotReport, Update, UpdateReport, UpdateState};
 use serde::Deserialize;
 use std::{
     fs::{self, File},
@@ -42,14 +46,20 @@ const SOURCES: [&str; 2] = ["/data/update", "/data/postern/update"];
 /// What the image says of itself; part of the verified root.
 const IMAGE: &str = "/usr/share/postern/image.json";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// What RAUC's configuration calls this kind of box.
-const COMPATIBLE: &str = "postern-x86";
 
 /// `image.json`, as far as updates need it.
 #[derive(Debug, Deserialize)]
 struct Image {
     version: String,
     floor: String,
+    board: String,
+}
+
+impl Image {
+    /// What RAUC's configuration calls this kind of box.
+    fn compatible(&self) -> String {
+        format!("postern-{}", self.board)
+    }
 }
 
 /// Installs the bundle at `source`, an absolute path; `reboot`: and begins the restart that tries it.
@@ -58,57 +68,108 @@ struct Image {
 /// Why not, in two halves; the image that runs was not touched.
 pub fn install(source: &str, reboot: bool, place: &Place) -> Result<(), HelperError> {
     let _one = one_at_a_time(place)?;
+    if !rauc::is_idle(place) {
+        return Err(under_way());
+    }
+    settle(place);
     let path = source_file(source, place)?;
     let (slot, image) = (running_slot(place)?, image(place)?);
-    if record::load(place).is_some_and(|update| update.state == UpdateState::Trial && update.to.slot == slot) {
+    if record::load(place).is_some_and(|update| update.state == UpdateState::Trial && update.to.slot == slot.letter()) {
         return Err(refused(
             "the image that runs is still on trial; the other slot is what the box falls back to",
             "wait until the trial has ended; `postern update status` says so",
         ));
     }
+    starts::may_install(slot, place)?;
     let bundle = rauc::look(&path, place)?;
     let version = admit(&bundle, &image)?;
-    let other = if slot == "a" { "b" } else { "a" };
     let update = Update {
         state: UpdateState::Installing,
-        from: OnSlot { slot, version: image.version },
-        to: OnSlot { slot: other.to_owned(), version },
+        from: OnSlot { slot: slot.letter().to_owned(), version: image.version },
+        to: OnSlot { slot: slot.other().letter().to_owned(), version },
         since: Timestamp::now(),
         boot: boot_id(place),
         reason: None,
         acknowledged: false,
     };
     record::store(&update, place)?;
-    let ended = |state, reason| Update { state, reason, since: Timestamp::now(), ..update.clone() };
-    if let Err(error) = rauc::install(&path, place) {
-        let reason = Reason { what: error.what.clone(), remedy: error.remedy.clone() };
-        record::store(&ended(UpdateState::Failed, Some(reason)), place)?;
-        return Err(error);
+    starts::installing(slot, place)?;
+    match rauc::install(&path, place) {
+        Ok(()) => {}
+        // It took too long for us, not for RAUC.
+        Err(_) if !rauc::is_idle(place) => {
+            return Err(HelperError::failed(
+                "the installation takes longer than was waited for, and goes on",
+                "look at `postern update status` until it has ended, then restart the box",
+            ));
+        }
+        Err(error) => {
+            ended(&update, Some(&error), place)?;
+            return Err(error);
+        }
     }
-    // Without this record the next start finds "installing" on the new slot, which is a trial too.
-    record::store(&ended(UpdateState::Installed, None), place)?;
-    log::info!(event = "update_installed", from = update.from.version.as_str(), to = update.to.version.as_str(); "installed");
+    ended(&update, None, place)?;
     if reboot { power::reboot(place) } else { Ok(()) }
+}
+
+/// Writes down how an installation ended. Without it the next start finds "installing" on the new slot, which is a trial
+/// too.
+fn ended(update: &Update, error: Option<&HelperError>, place: &Place) -> Result<(), HelperError> {
+    let version = error.is_none().then_some(update.to.version.as_str());
+    starts::installed(version, place)?;
+    let reason = error.map(|error| Reason { what: error.what.clone(), remedy: error.remedy.clone() });
+    let state = if error.is_none() { UpdateState::Installed } else { UpdateState::Failed };
+    record::store(&Update { state, reason, since: Timestamp::now(), ..update.clone() }, place)?;
+    if error.is_none() {
+        log::info!(event = "update_installed", from = update.from.version.as_str(), to = update.to.version.as_str(); "installed");
+    }
+    Ok(())
+}
+
+/// Concludes an installation of this boot that ended with nobody waiting for it. RAUC must be idle, and the caller hold
+/// the right to install.
+fn settle(place: &Place) {
+    let begun =
+        record::load(place).filter(|update| update.state == UpdateState::Installing && update.boot == boot_id(place));
+    let Some(update) = begun else { return };
+    // The request for its start is the last thing that RAUC does.
+    let whole = Entries::read(place).is_ok_and(|entries| entries.next() == Slot::named(&update.to.slot));
+    let broken =
+        HelperError::failed("the installation ended early", "look at the log of rauc, and install the update again");
+    if let Err(error) = ended(&update, (!whole).then_some(&broken), place) {
+        log::error!(error:%; "how the installation ended can't be written down");
+    }
 }
 
 /// Slots, record and progress.
 ///
 /// # Errors
-/// RAUC does not answer.
+/// The record of starts can't be read.
 pub fn status(place: &Place) -> Result<UpdateReport, HelperError> {
-    let mut slots = rauc::slots(place)?;
-    let update = record::load(place);
-    let running = image(place).ok().map(|image| image.version);
-    for slot in &mut slots {
-        // RAUC knows only what it has installed itself; a slot that was made with the disk it does not.
-        if slot.running {
-            slot.version = running.clone().or(slot.version.take());
-        } else if slot.version.is_none() {
-            let known = update.iter().flat_map(|update| [&update.from, &update.to]).find(|on| on.slot == slot.name);
-            slot.version = known.map(|on| on.version.clone());
+    let mut progress = None;
+    match one_at_a_time(place) {
+        Ok(_one) if record::load(place).is_some_and(|update| update.state == UpdateState::Installing) => {
+            if rauc::is_idle(place) {
+                settle(place);
+            } else {
+                progress = Some("still under way".to_owned());
+            }
         }
+        Ok(_) => {}
+        Err(_) => progress = rauc::progress(place),
     }
-    Ok(UpdateReport { slots, update, progress: rauc::progress(place) })
+    let running = running_slot(place)?;
+    let starts = starts::load(place)?;
+    let next = Entries::read(place).ok().and_then(|entries| entries.starts_next());
+    let slots = Slot::BOTH.map(|slot| SlotReport {
+        name: slot.letter().to_owned(),
+        version: starts.as_ref().and_then(|record| record.versions.get(&slot).cloned()),
+        running: slot == running,
+        good: starts.as_ref().map_or(slot == running, |record| record.is_good(slot)),
+        next: next == Some(slot),
+    });
+    let update = record::load(place);
+    Ok(UpdateReport { slots: slots.into(), update, progress, starts: Box::new(starts::published(place)) })
 }
 
 /// Keeps the image that runs: its health check has passed.
@@ -117,10 +178,10 @@ pub fn status(place: &Place) -> Result<UpdateReport, HelperError> {
 /// RAUC, the firmware or the disk would not.
 pub fn mark_good(place: &Place) -> Result<(), HelperError> {
     let slot = running_slot(place)?;
-    rauc::mark_good(place)?;
+    starts::healthy(slot, place)?;
     note_good(place);
     match record::load(place) {
-        Some(update) if update.state == UpdateState::Trial && update.to.slot == slot => {
+        Some(update) if update.state == UpdateState::Trial && update.to.slot == slot.letter() => {
             log::info!(event = "update_done", version = update.to.version.as_str(); "the new image stays");
             let done = UpdateState::Done;
             record::store(&Update { state: done, since: Timestamp::now(), boot: boot_id(place), ..update }, place)
@@ -135,13 +196,13 @@ pub fn mark_good(place: &Place) -> Result<(), HelperError> {
 /// The image is not on trial, or nothing is there to fall back to; nothing has changed.
 pub fn give_up(words: &str, place: &Place) -> Result<(), HelperError> {
     let slot = running_slot(place)?;
-    let listed = |slot: &str| boot_order::lists(slot, place).unwrap_or(false);
-    if listed(&slot) {
+    let starts = starts::load(place)?;
+    if starts.as_ref().is_none_or(|record| record.is_good(slot)) {
         return Err(refused("the image that runs is not on trial", "look at `postern health`, and mend what it names"));
     }
-    if !["a", "b"].iter().any(|other| *other != slot && listed(other)) {
+    if starts.is_none_or(|record| !record.is_good(slot.other())) || starts::published(place).firmware.is_some() {
         return Err(refused(
-            "the image that runs is not healthy, and no other is marked good",
+            "the image that runs is not healthy, and no other can be started in its place",
             "look at `postern health`; install a working image",
         ));
     }
@@ -152,20 +213,22 @@ pub fn give_up(words: &str, place: &Place) -> Result<(), HelperError> {
     power::reboot(place)
 }
 
-/// An operator has taken note of why the last update did not stay.
+/// An operator has taken note of why the last update did not stay, or why the preferred slot did not run.
 ///
 /// # Errors
 /// There is nothing to take note of, or the disk would not.
 pub fn acknowledge(place: &Place) -> Result<(), HelperError> {
+    let fell = starts::acknowledge(running_slot(place)?, place)?;
     match record::load(place) {
         Some(update) if update.alarm().is_some() => record::store(&Update { acknowledged: true, ..update }, place),
+        _ if fell => Ok(()),
         _ => {
             Err(refused("no update has failed or fallen back since the last acknowledgement", "nothing is to be done"))
         }
     }
 }
 
-/// Concludes from the record where an update stands after this start. Nothing here keeps a box from starting.
+/// Concludes from the records where slot and update stand after this start. Nothing here keeps a box from starting.
 pub fn at_boot(place: &Place) {
     let (words, panic) = (words::take(place), words::take_panic(place));
     for (event, text) in [("words_found", &words), ("panic_found", &panic)] {
@@ -177,23 +240,31 @@ pub fn at_boot(place: &Place) {
         Ok(slot) => slot,
         Err(error) => return log::error!(error:%; "updates can't be followed"),
     };
-    let good = boot_order::lists(&slot, place).unwrap_or_else(|error| {
-        log::error!(error:%; "the firmware's boot order can't be read; this image counts as one on trial");
-        false
+    let record = starts::load(place).unwrap_or_else(|error| {
+        log::error!(error:%; "the record of starts can't be read; this image counts as a good one");
+        None
     });
-    let mut on_trial = !good;
+    let is_good = |slot: Slot| record.as_ref().is_none_or(|record| record.is_good(slot));
+    if let Some(why) = words.as_deref().or(panic.as_deref())
+        && let Some(up) = up_since(place)
+        && let Err(error) = starts::explain(up, why, place)
+    {
+        log::error!(error:%; "the reason of a fallback can't be kept");
+    }
+    let mut on_trial = !is_good(slot);
     if let Some(update) = record::load(place) {
         let id = boot_id(place);
         let boot = Boot {
-            slot: &slot,
-            good,
+            slot: slot.letter(),
+            good: is_good(slot),
+            other_good: is_good(slot.other()),
             id: &id,
             last_words: words.as_deref(),
             panic: panic.as_deref(),
             now: Timestamp::now(),
         };
         let after = trial::at_boot(update.clone(), &boot);
-        on_trial |= after.state == UpdateState::Trial && after.to.slot == slot;
+        on_trial |= after.state == UpdateState::Trial && after.to.slot == slot.letter();
         if after != update {
             log::warn!(event = "update", before:? = update.state, now:? = after.state; "the update's state has changed");
             if let Err(error) = record::store(&after, place) {
@@ -202,7 +273,7 @@ pub fn at_boot(place: &Place) {
         }
     }
     if on_trial {
-        log::warn!(event = "trial", slot = slot.as_str(); "this image must show that it works");
+        log::warn!(event = "trial", slot = slot.letter(); "this image must show that it works");
     } else {
         note_good(place);
     }
@@ -216,9 +287,10 @@ fn note_good(place: &Place) {
 
 /// Whether the bundle may be installed over this image; its version.
 fn admit(bundle: &rauc::Bundle, image: &Image) -> Result<String, HelperError> {
-    if bundle.compatible != COMPATIBLE {
+    let own = image.compatible();
+    if bundle.compatible != own {
         return Err(refused(
-            format!("the bundle is for {:?}, this box is a {COMPATIBLE}", clean(&bundle.compatible)),
+            format!("the bundle is for {:?}, this box is a {own:?}", clean(&bundle.compatible)),
             "get the bundle for this kind of box",
         ));
     }
@@ -260,23 +332,37 @@ fn one_at_a_time(place: &Place) -> Result<Flock<File>, HelperError> {
     let file = files::open(&path).map_err(|error| {
         HelperError::failed(format!("{} can't be opened: {error}", path.display()), "restart the box")
     })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        refused(
-            "another installation is under way",
-            "wait until it has ended; `postern update status` shows how far it is",
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| under_way())
+}
+
+fn under_way() -> HelperError {
+    refused(
+        "another installation is under way, or RAUC does not answer",
+        "wait until it has ended; `postern update status` shows how far it is",
+    )
+}
+
+fn running_slot(place: &Place) -> Result<Slot, HelperError> {
+    let text = fs::read_to_string(place.at(SLOT)).unwrap_or_default();
+    Slot::named(text.trim()).ok_or_else(|| {
+        HelperError::failed(
+            "it is not known which slot runs",
+            "restart the box; updates work on an installed appliance only",
         )
     })
 }
 
-fn running_slot(place: &Place) -> Result<String, HelperError> {
-    let text = fs::read_to_string(place.at(SLOT)).unwrap_or_default();
-    match text.trim() {
-        slot @ ("a" | "b") => Ok(slot.to_owned()),
-        _ => Err(HelperError::failed(
-            "it is not known which slot runs",
-            "restart the box; updates work on an installed appliance only",
-        )),
-    }
+/// The version of the image that runs.
+#[must_use]
+pub fn running_version(place: &Place) -> Option<String> {
+    image(place).ok().map(|image| image.version)
+}
+
+/// When this system was started. The clock may be set later, which only makes a reason that was found older.
+fn up_since(place: &Place) -> Option<Timestamp> {
+    let text = fs::read_to_string(place.at("/proc/uptime")).ok()?;
+    let seconds = text.split('.').next()?.parse().ok()?;
+    Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).ok()
 }
 
 fn image(place: &Place) -> Result<Image, HelperError> {
@@ -294,7 +380,7 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && *c != ';').take(60).collect()
 }
 
-fn refused(what: impl Into<String>, remedy: &str) -> HelperError {
+pub(super) fn refused(what: impl Into<String>, remedy: &str) -> HelperError {
     HelperError::new(ErrorKind::Refused, what, remedy)
 }
 

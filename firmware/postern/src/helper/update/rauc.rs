@@ -1,14 +1,13 @@
 //! What RAUC is asked.
 //!
-//! Job: look at a bundle, install it, mark the running slot, ask for the state of both. Place: under the helper's update
-//! requests. Invariants: RAUC checks the signature, also when a bundle is only looked at; arguments are fixed but for one
+//! Job: look at a bundle, install it, say whether an installation is under way. Place: under the helper's update requests;
+//! which slot is started when is [`crate::helper::starts`]'. Invariants: RAUC checks the signature, also when a bundle is only looked at; arguments are fixed but for one
 //! path, which begins with `/` and so is no option; what it prints is read as JSON and bounded. A crash leaves RAUC's
 //! service at work; the other slot is then written or broken, and not marked.
 
 use crate::helper::{HelperError, Place, files, paths::PROGRESS, program::Program};
-use operator::update::SlotReport;
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 const RAUC: &str = "rauc";
 /// Reading and checking a signature over some hundred megabytes of hashes.
@@ -53,7 +52,7 @@ pub fn install(path: &Path, place: &Place) -> Result<(), HelperError> {
     let path = path.display().to_string();
     let (arguments, progress) = (["install", path.as_str()], place.at(PROGRESS));
     let done = Program::new(RAUC, &arguments).within(INSTALL).output_to(&progress).succeed(place);
-    let _ = fs::remove_file(&progress);
+    let _ = files::remove(&progress);
     done.map(drop).map_err(|error| {
         HelperError::failed(
             format!("the bundle was not installed: {}", error.what),
@@ -71,23 +70,11 @@ pub fn progress(place: &Place) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).take(200).collect())
 }
 
-/// Marks the running slot good: the firmware starts it by itself from now on.
-///
-/// # Errors
-/// RAUC or the firmware would not.
-pub fn mark_good(place: &Place) -> Result<(), HelperError> {
-    Program::new(RAUC, &["status", "mark-good", "booted"]).within(LOOK).succeed(place).map(drop)
-}
-
-/// Both slots, `a` first.
-///
-/// # Errors
-/// RAUC does not answer.
-pub fn slots(place: &Place) -> Result<Vec<SlotReport>, HelperError> {
-    let arguments = ["status", "--detailed", "--output-format=json"];
-    let output = Program::new(RAUC, &arguments).within(LOOK).succeed(place)?;
-    let json = output.lines().find(|line| line.starts_with('{')).unwrap_or_default();
-    serde_json::from_str::<Status>(json).map(Status::slots).map_err(|error| unreadable("about the slots", &error))
+/// Whether RAUC has nothing under way: while it installs it answers nobody else. What was begun goes on in its service,
+/// whatever became of who asked for it.
+#[must_use]
+pub fn is_idle(place: &Place) -> bool {
+    Program::new(RAUC, &["status", "--output-format=json"]).within(LOOK).succeed(place).is_ok()
 }
 
 fn unreadable(what: &str, error: &serde_json::Error) -> HelperError {
@@ -97,79 +84,11 @@ fn unreadable(what: &str, error: &serde_json::Error) -> HelperError {
     )
 }
 
-#[derive(Deserialize)]
-struct Status {
-    boot_primary: Option<String>,
-    slots: Vec<BTreeMap<String, Slot>>,
-}
-
-#[derive(Deserialize)]
-struct Slot {
-    bootname: Option<String>,
-    state: Option<String>,
-    boot_status: Option<String>,
-    #[serde(default)]
-    slot_status: SlotStatus,
-}
-
-#[derive(Default, Deserialize)]
-struct SlotStatus {
-    #[serde(default)]
-    bundle: BundleStatus,
-}
-
-#[derive(Default, Deserialize)]
-struct BundleStatus {
-    #[serde(default)]
-    version: Option<String>,
-}
-
-impl Status {
-    fn slots(self) -> Vec<SlotReport> {
-        let primary = self.boot_primary;
-        let all = self.slots.into_iter().flatten();
-        let mut slots: Vec<_> = all
-            .filter_map(|(name, slot)| {
-                Some(SlotReport {
-                    name: slot.bootname?.strip_prefix("postern-")?.to_owned(),
-                    version: slot.slot_status.bundle.version,
-                    running: slot.state.as_deref() == Some("booted"),
-                    good: slot.boot_status.as_deref() == Some("good"),
-                    next: primary.as_ref() == Some(&name),
-                })
-            })
-            .collect();
-        slots.sort_by(|a, b| a.name.cmp(&b.name));
-        slots
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::helper::paths::RUN;
-
-    #[test]
-    fn both_slots_are_read_whatever_else_stands_there() {
-        let text = r#"{"compatible":"postern-x86","variant":"b","booted":"postern-a","boot_primary":"rootfs.1","slots":[
-            {"boot.0":{"class":"boot","device":"/dev/x","type":"raw","bootname":null,"state":"active","parent":"rootfs.0",
-                "mountpoint":null,"boot_status":null,"slot_status":{"bundle":{"compatible":null}}}},
-            {"rootfs.1":{"class":"rootfs","bootname":"postern-b","state":"inactive","parent":null,"boot_status":"bad",
-                "slot_status":{"bundle":{"compatible":"postern-x86","version":"0.2.0"},"status":"ok"}}},
-            {"rootfs.0":{"class":"rootfs","bootname":"postern-a","state":"booted","boot_status":"good","slot_status":{"bundle":{"compatible":null}}}}],
-            "artifact-repositories":[]}"#;
-        let slot = |name: &str, version: Option<&str>, running, good, next| SlotReport {
-            name: name.into(),
-            version: version.map(Into::into),
-            running,
-            good,
-            next,
-        };
-        assert_eq!(
-            serde_json::from_str::<Status>(text).unwrap().slots(),
-            [slot("a", None, true, true, false), slot("b", Some("0.2.0"), false, false, true)]
-        );
-    }
+    use std::fs;
 
     #[test]
     fn the_last_line_is_the_progress() {

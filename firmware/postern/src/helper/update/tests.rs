@@ -1,21 +1,47 @@
 //! Updates below a root of their own, with the real RAUC for what needs no appliance: bundles and their signatures.
 
 use super::*;
+use crate::helper::paths::STARTS;
+use serde_json::json;
 use std::{os::unix::fs::PermissionsExt, process::Command};
 use tempfile::TempDir;
 
-/// What stands for RAUC: bundles are looked at by the real one with this root's keyring; what writes slots or firmware
-/// variables needs an appliance and leaves a line in `done` instead.
+/// What stands for RAUC: bundles are looked at by the real one with this root's keyring; what writes slots needs an
+/// appliance: it does to the firmware what RAUC's source says, and leaves a line in `done`.
 const RAUC: &str = r#"#!/bin/sh
 root=$(dirname "$0")/../..
 case "$1" in
 info) exec /usr/bin/rauc --keyring="$root/ca.crt" "$@" ;;
+status) [ ! -e "$root/busy" ]; exit ;;
 install)
+    if [ "$(cat "$root/run/postern-root/slot")" = a ]; then own=0001 other=0002; else own=0002 other=0001; fi
+    echo "$own" >"$root/order"
     if [ -e "$root/refuse" ]; then echo "installing failed; the disk is broken" >&2; exit 1; fi
-    echo "  0% Installing"; echo "100% Installing done." ;;
+    if [ -e "$root/slow" ]; then touch "$root/busy"; exit 1; fi
+    echo "  0% Installing"; echo "100% Installing done."
+    echo "$other" >"$root/next" ;;
 esac
 echo "$@" >>"$root/done"
 "#;
+
+/// A firmware with both entries.
+const EFIBOOTMGR: &str = r#"#!/bin/sh
+root=$(dirname "$0")/../..
+if [ -e "$root/no-entries" ]; then echo "EFI variables are not supported on this system." >&2; exit 2; fi
+[ "$1" != --quiet ] || shift
+case "$1" in
+--bootnext) echo "$2" >"$root/next" ;;
+--delete-bootnext) rm "$root/next" ;;
+--bootorder) echo "$2" >"$root/order" ;;
+*)
+    [ ! -e "$root/next" ] || echo "BootNext: $(cat "$root/next")"
+    echo "BootOrder: $(cat "$root/order")"
+    printf 'Boot0000* UiApp\nBoot0001* postern-a\nBoot0002* postern-b\n' ;;
+esac
+"#;
+
+/// What bundles for this box are called.
+const OURS: &str = "postern-qemu-x86";
 
 struct Root {
     folder: TempDir,
@@ -23,7 +49,7 @@ struct Root {
 }
 
 impl Root {
-    /// A box of version 1.0.0 and floor 0.9.0 that runs slot `a`, which is good.
+    /// A box of version 1.0.0 and floor 0.9.0 that runs slot `a`; both are good.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Self { place: Place::new(folder.path()), folder };
@@ -32,19 +58,18 @@ impl Root {
         {
             fs::create_dir_all(root.folder.path().join(made)).unwrap();
         }
-        for (program, text) in
-            [("rauc", RAUC), ("systemctl", "#!/bin/sh\necho systemctl \"$@\" >>\"$(dirname \"$0\")/../../done\"\n")]
-        {
+        for (program, text) in [
+            ("rauc", RAUC),
+            ("efibootmgr", EFIBOOTMGR),
+            ("systemctl", "#!/bin/sh\necho systemctl \"$@\" >>\"$(dirname \"$0\")/../../done\"\n"),
+        ] {
             let path = root.folder.path().join("usr/bin").join(program);
             fs::write(&path, text).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        root.write(
-            IMAGE,
-            r#"{"version":"1.0.0","generation":1,"floor":"0.9.0","development":true,"board":"qemu-x86"}"#,
-        );
         root.write("/dev/postern/plain", &"\0".repeat(1 << 20));
-        root.boots("first", "a", true);
+        root.write("/order", "0001,0002,0000\n");
+        root.starts("first", "a");
         openssl(root.folder.path(), "ca");
         root
     }
@@ -55,27 +80,25 @@ impl Root {
         fs::write(path, text).unwrap();
     }
 
-    /// What the kernel and the firmware say after a start of `slot`; `good`: the boot order lists it.
-    fn boots(&self, id: &str, slot: &str, good: bool) {
+    /// A start of `slot`, until the daemon comes: slot a holds version 1.0.0, slot b version 1.1.0.
+    fn starts(&self, id: &str, slot: &str) {
         self.write(BOOT_ID, &format!("{id}\n"));
         self.write(SLOT, slot);
-        let _ = fs::remove_file(self.place.at(GOOD));
-        let variable = |name: &str, value: &[u8]| {
-            let path = self.place.at(&format!("/sys/firmware/efi/efivars/{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c"));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, [&[7, 0, 0, 0], value].concat()).unwrap();
-        };
-        for (number, slot) in [("Boot0001", "a"), ("Boot0002", "b")] {
-            let name: Vec<u8> = format!("postern-{slot}\0").encode_utf16().flat_map(u16::to_le_bytes).collect();
-            variable(number, &[&[1, 0, 0, 0, 4, 0][..], &name].concat());
+        let version = if slot == "a" { "1.0.0" } else { "1.1.0" };
+        let image =
+            json!({ "version": version, "generation": 1, "floor": "0.9.0", "development": true, "board": "qemu-x86" });
+        self.write(IMAGE, &image.to_string());
+        for gone in [GOOD, STARTS, "/next"] {
+            let _ = fs::remove_file(self.place.at(gone));
         }
-        let (own, other) = if slot == "a" { (1, 2) } else { (2, 1) };
-        variable("BootOrder", &[if good { own } else { other }, 0]);
+        let _ = starts::at_start(Slot::named(slot).unwrap(), Some(version), &self.place);
+        at_boot(&self.place);
     }
 
-    fn starts(&self, id: &str, slot: &str, good: bool) {
-        self.boots(id, slot, good);
-        at_boot(&self.place);
+    /// BootOrder, and BootNext where there is one.
+    fn firmware(&self) -> (String, Option<String>) {
+        let read = |path| fs::read_to_string(self.place.at(path)).ok().map(|text| text.trim().to_owned());
+        (read("/order").unwrap(), read("/next"))
     }
 
     /// A bundle in `/data/update`, signed by `signer`.
@@ -131,7 +154,7 @@ fn openssl(folder: &Path, name: &str) {
 #[test]
 fn a_bundle_is_installed_tried_and_kept() {
     let root = Root::new();
-    let bundle = root.bundle(COMPATIBLE, "1.1.0", "ca");
+    let bundle = root.bundle(OURS, "1.1.0", "ca");
     install(&bundle, true, &root.place).unwrap();
     let installed = root.update();
     assert_eq!((installed.state, installed.to.slot.as_str()), (UpdateState::Installed, "b"));
@@ -141,33 +164,38 @@ fn a_bundle_is_installed_tried_and_kept() {
         "{}",
         root.done()
     );
-    root.starts("second", "b", false);
+    assert_eq!(root.firmware(), ("0001".into(), Some("0002".into())));
+    root.starts("second", "b");
     assert_eq!((root.update().state, root.is_noted_good()), (UpdateState::Trial, false));
+    assert_eq!(root.firmware(), ("0001".into(), None), "any death falls back");
     let error = install(&bundle, true, &root.place).unwrap_err();
     assert!(error.what.contains("still on trial"), "{error}");
     mark_good(&root.place).unwrap();
-    assert!(root.done().ends_with("status mark-good booted\n"));
     assert_eq!((root.update().state, root.is_noted_good()), (UpdateState::Done, true));
-    root.starts("third", "b", true);
+    assert_eq!(root.firmware(), ("0001,0002".into(), Some("0002".into())), "the old one is the new one's dead man");
+    root.starts("third", "b");
     assert_eq!((root.update().state, root.is_noted_good()), (UpdateState::Done, true));
+    let slots = status(&root.place).unwrap().slots;
+    let told: Vec<_> = slots.iter().map(|slot| (slot.version.as_deref(), slot.running, slot.good, slot.next)).collect();
+    assert_eq!(told, [(Some("1.0.0"), false, true, false), (Some("1.1.0"), true, true, true)]);
 }
 
 #[test]
 fn an_image_that_gives_up_is_told_after_the_fallback_until_acknowledged() {
     let root = Root::new();
-    install(&root.bundle(COMPATIBLE, "1.1.0", "ca"), false, &root.place).unwrap();
+    install(&root.bundle(OURS, "1.1.0", "ca"), false, &root.place).unwrap();
     assert!(!root.done().contains("reboot"));
-    root.starts("second", "b", false);
+    root.starts("second", "b");
     // The old slot is in the boot order, the new one is not.
     give_up("workers: judging processes do not work", &root.place).unwrap();
     assert!(root.done().ends_with("systemctl --no-block reboot\n"));
-    root.starts("third", "a", true);
+    root.starts("third", "a");
     let update = root.update();
     assert_eq!((update.state, root.is_noted_good()), (UpdateState::FellBack, true));
     let reason = update.alarm().unwrap();
     assert_eq!(reason.what, "version 1.1.0 gave up: workers: judging processes do not work");
     // The words are used up, and the state stays.
-    root.starts("fourth", "a", true);
+    root.starts("fourth", "a");
     assert_eq!(root.update(), update);
     acknowledge(&root.place).unwrap();
     assert!(root.update().alarm().is_none());
@@ -177,15 +205,15 @@ fn an_image_that_gives_up_is_told_after_the_fallback_until_acknowledged() {
 #[test]
 fn an_image_whose_data_partition_does_not_open_falls_back_with_its_reason() {
     let root = Root::new();
-    install(&root.bundle(COMPATIBLE, "1.1.0", "ca"), true, &root.place).unwrap();
+    install(&root.bundle(OURS, "1.1.0", "ca"), true, &root.place).unwrap();
     // No record can be read: that this is a trial, the boot order alone says.
     fs::rename(root.place.at("/data"), root.place.at("/hidden")).unwrap();
-    root.starts("second", "b", false);
+    root.starts("second", "b");
     assert!(!root.is_noted_good());
     give_up("data: the TPM does not open the data partition", &root.place).unwrap();
     let _ = fs::remove_dir_all(root.place.at("/data"));
     fs::rename(root.place.at("/hidden"), root.place.at("/data")).unwrap();
-    root.starts("third", "a", true);
+    root.starts("third", "a");
     let update = root.update();
     assert_eq!(update.state, UpdateState::FellBack);
     assert!(update.reason.unwrap().what.contains("does not open the data partition"));
@@ -194,17 +222,17 @@ fn an_image_whose_data_partition_does_not_open_falls_back_with_its_reason() {
 #[test]
 fn a_panic_and_a_power_cut_during_the_installation_are_told() {
     let root = Root::new();
-    install(&root.bundle(COMPATIBLE, "1.1.0", "ca"), true, &root.place).unwrap();
+    install(&root.bundle(OURS, "1.1.0", "ca"), true, &root.place).unwrap();
     root.write(
         "/sys/fs/pstore/dmesg-efi_pstore-1",
         "<0>[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\n",
     );
-    root.starts("second", "a", true);
+    root.starts("second", "a");
     let told = root.update().reason.unwrap().what;
     assert_eq!(told, "the kernel of version 1.1.0 stopped: VFS: Unable to mount root fs");
     record::store(&Update { state: UpdateState::Installing, boot: "second".into(), ..root.update() }, &root.place)
         .unwrap();
-    root.starts("third", "a", true);
+    root.starts("third", "a");
     assert_eq!(root.update().state, UpdateState::Failed);
     assert!(root.update().alarm().unwrap().what.contains("cut short"));
 }
@@ -214,10 +242,10 @@ fn what_may_not_be_installed_is_refused_and_nothing_is_recorded() {
     let root = Root::new();
     openssl(root.folder.path(), "stranger");
     for (compatible, version, signer, expected) in [
-        (COMPATIBLE, "0.8.9", "ca", "version 0.8.9 is older than 0.9.0, the oldest that this box may run"),
-        (COMPATIBLE, "new", "ca", "can't be compared"),
-        ("toaster", "1.1.0", "ca", "the bundle is for \"toaster\""),
-        (COMPATIBLE, "1.1.0", "stranger", "the bundle is not accepted"),
+        (OURS, "0.8.9", "ca", "version 0.8.9 is older than 0.9.0, the oldest that this box may run"),
+        (OURS, "new", "ca", "can't be compared"),
+        ("postern-rack-x86", "1.1.0", "ca", "is for \"postern-rack-x86\", this box is a \"postern-qemu-x86\""),
+        (OURS, "1.1.0", "stranger", "the bundle is not accepted"),
     ] {
         let error = install(&root.bundle(compatible, version, signer), true, &root.place).unwrap_err();
         assert!(error.what.contains(expected), "{error}");
@@ -231,7 +259,7 @@ fn what_may_not_be_installed_is_refused_and_nothing_is_recorded() {
 #[test]
 fn bundles_are_taken_from_their_folders_only_and_never_through_a_link() {
     let root = Root::new();
-    let bundle = root.place.at(&root.bundle(COMPATIBLE, "1.1.0", "ca"));
+    let bundle = root.place.at(&root.bundle(OURS, "1.1.0", "ca"));
     std::os::unix::fs::symlink(&bundle, root.place.at("/data/postern/update/link.raucb")).unwrap();
     for bad in [
         "/etc/passwd",
@@ -252,7 +280,7 @@ fn bundles_are_taken_from_their_folders_only_and_never_through_a_link() {
 #[test]
 fn a_failed_installation_leaves_its_reason_and_the_next_one_replaces_it() {
     let root = Root::new();
-    let bundle = root.bundle(COMPATIBLE, "1.1.0", "ca");
+    let bundle = root.bundle(OURS, "1.1.0", "ca");
     fs::write(root.folder.path().join("refuse"), "").unwrap();
     install(&bundle, true, &root.place).unwrap_err();
     let told = root.update();
@@ -266,19 +294,118 @@ fn a_failed_installation_leaves_its_reason_and_the_next_one_replaces_it() {
 #[test]
 fn a_slot_that_is_good_or_has_no_other_to_fall_back_to_is_not_given_up() {
     let root = Root::new();
-    root.starts("second", "a", true);
     assert!(give_up("x", &root.place).unwrap_err().what.contains("not on trial"));
-    root.boots("third", "b", false);
-    let order = root.place.at("/sys/firmware/efi/efivars/BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c");
-    fs::write(order, [7, 0, 0, 0, 9, 0]).unwrap();
-    assert!(give_up("x", &root.place).unwrap_err().what.contains("no other is marked good"));
-    assert_eq!(root.done(), "");
+    install(&root.bundle(OURS, "1.1.0", "ca"), false, &root.place).unwrap();
+    let done = root.done();
+    // On trial, and the firmware has lost its memory for good.
+    root.write("/no-entries", "");
+    root.starts("second", "b");
+    assert!(!root.is_noted_good());
+    assert!(give_up("x", &root.place).unwrap_err().what.contains("no other can be started"));
+    assert_eq!(root.done(), done);
+}
+
+#[test]
+fn firmware_that_takes_no_entries_is_an_alarm_and_no_trial() {
+    let root = Root::new();
+    root.write("/no-entries", "");
+    root.starts("second", "a");
+    assert!(root.is_noted_good());
+    let report = status(&root.place).unwrap();
+    assert!(report.starts.firmware.is_some_and(|firmware| firmware.what.contains("efibootmgr")), "it is told");
+    assert!(report.slots[0].good && report.slots[0].running);
+    mark_good(&root.place).unwrap();
+    // What could not be tried is not installed.
+    let error = install(&root.bundle(OURS, "1.1.0", "ca"), true, &root.place).unwrap_err();
+    assert!(error.what.contains("could not be tried"), "{error}");
+    assert_eq!((root.done(), record::load(&root.place)), (String::new(), None));
+}
+
+#[test]
+fn a_good_slot_that_panics_is_told_with_its_panic_until_acknowledged() {
+    let root = Root::new();
+    mark_good(&root.place).unwrap();
+    assert_eq!(root.firmware(), ("0002,0001,0000".into(), Some("0001".into())));
+    root.write("/proc/uptime", "9.00 9.00\n");
+    root.write("/sys/fs/pstore/dmesg-efi_pstore-1", "<0>[    1.0] Kernel panic - not syncing: corrupted\n");
+    root.starts("second", "b");
+    assert_eq!(root.firmware(), ("0002,0001,0000".into(), Some("0001".into())), "a restart tries it again");
+    assert!(root.is_noted_good(), "mail flows on the other one");
+    let fallback = status(&root.place).unwrap().starts.fallback.unwrap();
+    assert_eq!(fallback.alarm().unwrap().what, "slot a (version 1.0.0) stopped: corrupted");
+    // A health check of the other slot changes nothing about which is preferred.
+    mark_good(&root.place).unwrap();
+    assert_eq!(root.firmware().1.as_deref(), Some("0001"));
+    acknowledge(&root.place).unwrap();
+    assert!(status(&root.place).unwrap().starts.fallback.unwrap().alarm().is_none());
+    assert_eq!(acknowledge(&root.place).unwrap_err().kind, ErrorKind::Refused);
+}
+
+#[test]
+fn an_installation_over_the_slot_that_fell_keeps_the_one_that_runs() {
+    let root = Root::new();
+    mark_good(&root.place).unwrap();
+    root.starts("second", "b");
+    install(&root.bundle(OURS, "1.2.0", "ca"), false, &root.place).unwrap();
+    assert_eq!(root.firmware(), ("0002".into(), Some("0001".into())));
+    root.starts("third", "b");
+    assert_eq!(root.update().state, UpdateState::FellBack);
+    assert_eq!(root.firmware(), ("0002".into(), None));
+}
+
+#[test]
+fn nothing_is_installed_while_rauc_is_still_at_work() {
+    let root = Root::new();
+    let bundle = root.bundle(OURS, "1.1.0", "ca");
+    // The helper lost its patience, or its life; RAUC's service goes on.
+    root.write("/slow", "");
+    let error = install(&bundle, true, &root.place).unwrap_err();
+    assert!(error.what.contains("goes on") && !root.done().contains("reboot"), "{error}");
+    assert_eq!(root.update().state, UpdateState::Installing);
+    let error = install(&bundle, true, &root.place).unwrap_err();
+    assert!(error.what.contains("under way"), "{error}");
+    assert_eq!(status(&root.place).unwrap().progress.as_deref(), Some("still under way"));
+    // It ends well, and nobody waited for it.
+    fs::remove_file(root.place.at("/busy")).unwrap();
+    root.write("/next", "0002\n");
+    let report = status(&root.place).unwrap();
+    assert_eq!((report.update.unwrap().state, report.progress), (UpdateState::Installed, None));
+    root.starts("second", "b");
+    assert_eq!((root.update().state, root.is_noted_good()), (UpdateState::Trial, false));
+}
+
+#[test]
+fn an_installation_that_ended_early_with_nobody_waiting_is_failed() {
+    let root = Root::new();
+    let bundle = root.bundle(OURS, "1.1.0", "ca");
+    root.write("/slow", "");
+    install(&bundle, true, &root.place).unwrap_err();
+    fs::remove_file(root.place.at("/busy")).unwrap();
+    fs::remove_file(root.place.at("/slow")).unwrap();
+    let update = status(&root.place).unwrap().update.unwrap();
+    assert!(update.state == UpdateState::Failed && update.alarm().is_some(), "{update:?}");
+    assert_eq!(root.firmware().0, "0001");
+    install(&bundle, false, &root.place).unwrap();
+    assert_eq!(root.update().state, UpdateState::Installed);
+}
+
+#[test]
+fn a_factory_reset_leaves_a_box_that_prefers_what_runs() {
+    let root = Root::new();
+    install(&root.bundle(OURS, "1.1.0", "ca"), false, &root.place).unwrap();
+    root.starts("second", "b");
+    mark_good(&root.place).unwrap();
+    crate::plain::area::erase(&root.place).unwrap();
+    fs::remove_dir_all(root.place.at("/data/update")).unwrap();
+    root.starts("third", "b");
+    assert!(root.is_noted_good());
+    assert_eq!(root.firmware().1.as_deref(), Some("0002"));
 }
 
 #[test]
 fn one_installation_at_a_time() {
     let root = Root::new();
-    let bundle = root.bundle(COMPATIBLE, "1.1.0", "ca");
+    let bundle = root.bundle(OURS, "1.1.0", "ca");
     let _held = one_at_a_time(&root.place).unwrap();
     assert!(install(&bundle, true, &root.place).unwrap_err().what.contains("under way"));
 }

@@ -12,8 +12,8 @@
 //! | trial      | fell back         | trial                       | done                    |
 //! | others     | as it was         | as it was                   | as it was               |
 //!
-//! In the boot that wrote the record nothing is concluded. A slot can be good before its trial only where an installation
-//! was cut before RAUC had touched the boot order; it is tried all the same.
+//! In the boot that wrote the record nothing is concluded. "Good" is what the record of starts says
+//! ([`crate::helper::starts`]); where it says so of the new slot while the old one runs, a trial has been passed.
 
 use jiff::Timestamp;
 use operator::update::{Reason, Update, UpdateState};
@@ -23,8 +23,10 @@ use operator::update::{Reason, Update, UpdateState};
 pub struct Boot<'a> {
     /// The slot that runs.
     pub slot: &'a str,
-    /// Whether the firmware starts it by itself.
+    /// Whether it has shown that it works.
     pub good: bool,
+    /// Whether the other one has.
+    pub other_good: bool,
     /// The kernel's boot ID.
     pub id: &'a str,
     /// What a trial wrote down before it gave up.
@@ -45,6 +47,8 @@ pub fn at_boot(update: Update, boot: &Boot<'_>) -> Update {
     let (old, new) = (boot.slot == update.from.slot, boot.slot == update.to.slot);
     let (state, reason) = match update.state {
         Installing if old => (Failed, Some(cut_short())),
+        // It was kept; only the record was not written any more.
+        Trial if old && boot.other_good => (Done, None),
         Installed | Trial if old => (FellBack, Some(why(&update, boot))),
         Installing | Installed if new => (Trial, None),
         Trial if new && boot.good => (Done, None),
@@ -118,7 +122,7 @@ mod tests {
     }
 
     fn boot(slot: &'static str, good: bool) -> Boot<'static> {
-        Boot { slot, good, id: "second", last_words: None, panic: None, now: Timestamp::UNIX_EPOCH }
+        Boot { slot, good, other_good: false, id: "second", last_words: None, panic: None, now: Timestamp::UNIX_EPOCH }
     }
 
     #[test]
@@ -142,6 +146,13 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_that_was_passed_before_the_slot_fell_is_done() {
+        let boot = Boot { other_good: true, ..boot("a", true) };
+        assert_eq!(at_boot(update(UpdateState::Trial), &boot).state, UpdateState::Done);
+        assert_eq!(at_boot(update(UpdateState::Installed), &boot).state, UpdateState::FellBack);
+    }
+
+    #[test]
     fn a_fallback_tells_the_trials_own_words_before_a_panic_before_silence() {
         let told = |last_words, panic| {
             let boot = Boot { last_words, panic, ..boot("a", true) };
@@ -158,9 +169,11 @@ mod tests {
         let words = || prop::option::of(Just("words"));
         let slots = prop::sample::select(vec!["a", "b", ""]);
         let ids = prop::sample::select(vec!["first", "second", "third"]);
-        (slots, any::<bool>(), ids, words(), words()).prop_map(|(slot, good, id, last_words, panic)| Boot {
+        let good = (any::<bool>(), any::<bool>());
+        (slots, good, ids, words(), words()).prop_map(|(slot, (good, other_good), id, last_words, panic)| Boot {
             slot,
             good,
+            other_good,
             id,
             last_words,
             panic,
@@ -192,7 +205,8 @@ mod tests {
                     // Tried and done on the new slot only; fallen back and failed on the old one only, with a reason.
                     match now.state {
                         UpdateState::Trial => prop_assert_eq!(boot.slot, now.to.slot.as_str()),
-                        UpdateState::Done => prop_assert!(boot.good && boot.slot == now.to.slot),
+                        UpdateState::Done if boot.slot == now.to.slot => prop_assert!(boot.good),
+                        UpdateState::Done => prop_assert!(boot.other_good && boot.slot == now.from.slot),
                         UpdateState::FellBack | UpdateState::Failed => {
                             prop_assert!(boot.slot == now.from.slot && now.reason.is_some() && now.alarm().is_some());
                         }
