@@ -43,7 +43,7 @@ impl Daemon {
         if status.recovery.is_some_and(|recovery| !recovery.confirmed) {
             raise(
                 "nobody has confirmed the recovery key".to_owned(),
-                "write it down with `postern keys recovery show`, then `postern keys recovery confirm`",
+                "answer the console's questions about it, or use `postern keys recovery show` and `postern keys recovery confirm`",
             );
         }
         if let Some(fault) = status.fault {
@@ -125,7 +125,7 @@ fn spool_alarms(open: &Open, raise: &mut impl FnMut(String, &str)) {
     if stats.failed > 0 {
         raise(
             format!("{} deliveries were refused for good and are held", stats.failed),
-            "look at `postern queue list`, then retry or delete them",
+            "look at the queue in the console's menu or with `postern queue list`, then retry or delete them",
         );
     }
     if stats.set_aside > 0 {

@@ -135,7 +135,9 @@ pub fn alarms(started: Timestamp) -> Vec<Alarm> {
 
 fn all_alarms(update: Option<Update>, starts: Starts, started: Timestamp) -> Vec<Alarm> {
     let mut alarms = Vec::new();
-    let acknowledge = |remedy: &str| format!("{remedy}; then `postern update acknowledge`");
+    let acknowledge = |remedy: &str| {
+        format!("{remedy}; then take note of it in the console's menu, or with `postern update acknowledge`")
+    };
     if let Some(update) = update
         && let Some(reason) = update.alarm()
     {
