@@ -9,18 +9,37 @@ use super::{
     look::{BAD, FAINT, GOOD, STRONG, Sheet, wrapped},
     state::State,
 };
-use crate::{cli::form::span, view::StatusReport};
+use crate::{
+    cli::form::span,
+    update::{Fallback, Update, UpdateReport},
+    view::StatusReport,
+};
 
 /// All that needs attention.
 pub fn all(state: &State, status: &StatusReport) -> Vec<Halves> {
     let data = status.facts.data_locked.iter().map(|locked| Halves::new(&locked.what, &locked.remedy));
     let alarms = status.facts.alarms.iter().map(|alarm| Halves::new(&alarm.what, &alarm.remedy));
+    // A daemon that is not open raises no alarms; what became of the slots is known without it.
+    let slots = state.update.as_ref().filter(|_| status.starting || status.locked.is_some());
+    let slots = slots.map(of_slots).unwrap_or_default();
     let failing = status.facts.failing.iter().map(|of| {
         let since = span(of.since, state.now);
         let what = format!("{} fails for {since}: {}", of.destination, of.error);
         Halves::new(what, "its mail waits and is tried again; look at that server, or at the way to it")
     });
-    data.chain(alarms).chain(failing).collect()
+    data.chain(slots).chain(alarms).chain(failing).collect()
+}
+
+fn of_slots(report: &UpdateReport) -> Vec<Halves> {
+    let firmware = report.starts.firmware.as_ref().map(|reason| Halves::new(&reason.what, &reason.remedy));
+    unacknowledged(report).into_iter().chain(firmware).collect()
+}
+
+/// Why a slot did not stay or start, as long as nobody has taken note of it.
+pub fn unacknowledged(report: &UpdateReport) -> Vec<Halves> {
+    let update = report.update.as_ref().and_then(Update::alarm);
+    let fallback = report.starts.fallback.as_ref().and_then(Fallback::alarm);
+    update.into_iter().chain(fallback).map(|reason| Halves::new(&reason.what, &reason.remedy)).collect()
 }
 
 /// Rows that one takes.

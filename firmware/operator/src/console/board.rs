@@ -148,7 +148,8 @@ fn software(state: &State, sheet: &mut Sheet<'_>) {
     let mut slots: Vec<_> = report.slots.iter().collect();
     slots.sort_by_key(|slot| !slot.running);
     let slots = slots.into_iter().map(|slot| {
-        let version = slot.version.as_deref().unwrap_or("empty");
+        // What is good holds something, also where nobody has said which version.
+        let version = slot.version.as_deref().unwrap_or(if slot.good { "unknown" } else { "empty" });
         let marks = [(slot.running, "runs"), (slot.next && !slot.running, "next"), (!slot.good, "not proven")];
         let marks: Vec<&str> = marks.into_iter().filter(|(holds, _)| *holds).map(|(_, mark)| mark).collect();
         if marks.is_empty() {
@@ -158,6 +159,13 @@ fn software(state: &State, sheet: &mut Sheet<'_>) {
         }
     });
     sheet.fact("Slots", &joined(slots), PLAIN);
+    if let Some(fallback) = &report.starts.fallback {
+        let text = format!("{} ({})", fallback.reason.what, minute(fallback.since, state.now));
+        sheet.fact("Fallback", &text, if fallback.alarm().is_some() { BAD } else { PLAIN });
+    }
+    if let Some(firmware) = &report.starts.firmware {
+        sheet.fact("Firmware", &firmware.what, BAD);
+    }
     if let Some(progress) = &report.progress {
         sheet.fact("Update", progress, STRONG);
         return;

@@ -333,11 +333,11 @@ fn blank(name: Name) -> Field {
         Name::Internal => Field::text("Their mail server", "mail.example.org:25"),
         Name::Networks => Field::text("May hand in mail", "192.0.2.20, 198.51.100.0/28"),
         Name::Cloud => Field::text("Cloud service", "https://cloud.example.net (empty: none)"),
-        Name::CloudCa => Field::text("Its CA", "a file's path or PEM text (empty: the public ones)"),
+        Name::CloudCa => Field::text("Its CA", "(a file's path or PEM text; empty: the public ones)"),
         Name::Operator => Field::text("Name", "admin"),
         Name::Password => Field::secret("Password"),
         Name::Again => Field::secret("Once more"),
-        Name::Code => Field::text("One-time code", "empty: enrol later"),
+        Name::Code => Field::text("One-time code", "(empty: enrol later)"),
     }
 }
 

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 /// The word that a factory reset asks for.
 pub const RESET_WORD: &str = "ERASE";
+const RESET_WORD_HINT: &str = "(ERASE)";
 
 /// Which question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub struct Form {
     pub at: usize,
     pub error: Option<Halves>,
     /// What it is about, where that is known only now.
-    pub subject: Option<Halves>,
+    pub subject: Vec<Halves>,
     /// The result of the last answer, where one may ask again.
     pub told: Option<Told>,
 }
@@ -51,19 +52,19 @@ impl Form {
     pub fn new(kind: FormKind) -> Self {
         let fields = match &kind {
             FormKind::SignIn => vec![Field::text("Name", ""), Field::secret("Password")],
-            FormKind::Unlock => vec![Field::text("Recovery key", "all its words, with blanks between them")],
-            FormKind::Enrol => vec![Field::text("One-time code", "as the service shows it")],
+            FormKind::Unlock => vec![Field::text("Recovery key", "(all its words, with blanks between them)")],
+            FormKind::Enrol => vec![Field::text("One-time code", "(as the service shows it)")],
             FormKind::TestMail => vec![Field::text("Recipient", "you@example.org")],
             FormKind::Update => vec![
                 Field::text("Image", "https://updates.example.net/postern.raucb"),
-                Field::text("Its SHA-256", "64 hexadecimal digits (empty: not compared)"),
+                Field::text("Its SHA-256", "(64 hexadecimal digits; empty: not compared)"),
                 Field::choice("Restart", &["now", "later"]),
             ],
-            FormKind::Machine(MachineAct::FactoryReset) => vec![Field::text("Type the word", RESET_WORD)],
+            FormKind::Machine(MachineAct::FactoryReset) => vec![Field::text("Type the word", RESET_WORD_HINT)],
             FormKind::Clock => vec![Field::text("Clock (UTC)", "2026-02-03 04:05")],
             FormKind::Machine(_) | FormKind::Acknowledge => Vec::new(),
         };
-        Self { kind, fields, at: 0, error: None, subject: None, told: None }
+        Self { kind, fields, at: 0, error: None, subject: Vec::new(), told: None }
     }
 
     pub fn title(&self) -> &'static str {
@@ -72,7 +73,7 @@ impl Form {
             FormKind::Unlock => "Unlock with the recovery key",
             FormKind::Enrol => "Enrol with the cloud service",
             FormKind::TestMail => "Send a test message",
-            FormKind::Acknowledge => "Take note of the update that did not stay",
+            FormKind::Acknowledge => "Take note of a slot that did not stay",
             FormKind::Update => "Update",
             FormKind::Clock => "Set the clock",
             FormKind::Machine(MachineAct::Reboot) => "Restart the appliance",
@@ -102,7 +103,7 @@ impl Form {
                  start tries it; where mail does not flow with it, the present one comes back by itself. Fetching may \
                  take many minutes."
             }
-            FormKind::Acknowledge => "The image before it runs, and mail flows. Noted, this is no alarm any more.",
+            FormKind::Acknowledge => "The other slot runs in its place. Noted, this is no alarm any more.",
             FormKind::Clock => {
                 "It runs on from the time that is given, in UTC. Where time servers are set and can be reached, they \
                  correct it again."
@@ -235,8 +236,9 @@ fn unlocked_to(unlocked: &Unlocked) -> Told {
     if unlocked.enrol_again {
         text.push_str(" This is another TPM: enrol with the cloud service again (menu); confidential mail waits.");
     }
-    if !unlocked.advice.is_empty() {
-        text = format!("{text} {}", unlocked.advice);
+    // Where nothing was sealed, an alarm on the board says why.
+    if unlocked.resealed && !unlocked.advice.is_empty() {
+        text = format!("{text} But {}", unlocked.advice);
     }
     Told { text, good: unlocked.resealed && !unlocked.enrol_again && unlocked.advice.is_empty() }
 }

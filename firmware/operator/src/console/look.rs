@@ -185,7 +185,9 @@ impl<'b> Sheet<'b> {
         if let Some(error) = &field.error {
             self.halves(LABEL, error);
         } else if focused && field.value().is_empty() && !field.example.is_empty() {
-            self.line_at(LABEL, &format!("for example {}", field.example), FAINT);
+            // A hint stands in brackets.
+            let example = if field.example.starts_with('(') { "" } else { "for example " };
+            self.line_at(LABEL, &format!("{example}{}", field.example), FAINT);
         }
     }
 

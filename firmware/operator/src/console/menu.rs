@@ -3,7 +3,7 @@
 //! Job: list what an operator may do now, and find what was chosen. Place: a screen of the console. Invariants: what can't
 //! be done at present is not offered; every entry has a key of its own. A crash leaves nothing behind.
 
-use super::{event::Key, field::next, state::State};
+use super::{alarms::unacknowledged, event::Key, field::next, state::State};
 
 /// What a menu offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,7 @@ impl Menu {
     /// What may be done now.
     pub fn of_operator(state: &State) -> Self {
         let unconfirmed = state.status.as_ref().is_some_and(|status| !status.keys.recovery_confirmed);
-        let alarm = state
-            .update
-            .as_ref()
-            .is_some_and(|report| report.update.as_ref().is_some_and(|update| update.alarm().is_some()));
+        let alarm = state.update.as_ref().is_some_and(|report| !unacknowledged(report).is_empty());
         let mut items = Vec::new();
         if state.wizard.is_some() {
             items.push(("Settings: go on where you were", Choice::GoOn));
@@ -56,7 +53,7 @@ impl Menu {
         items.push(("Recovery key: make a new one", Choice::Renew));
         items.push(("Enrol with the cloud service", Choice::Enrolment));
         if alarm {
-            items.push(("Take note of the update that did not stay", Choice::Acknowledge));
+            items.push(("Take note of a slot that did not stay", Choice::Acknowledge));
         }
         items.push(("Update from a URL", Choice::Update));
         items.push(("Set the clock", Choice::Clock));

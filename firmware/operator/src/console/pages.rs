@@ -21,7 +21,10 @@ const COLUMNS: usize = 4;
 /// The keys of the present page.
 pub fn keys(wizard: &Wizard) -> String {
     match wizard.page {
-        Page::Network => "Enter go on   Tab next field   Left/Right choose   Esc status board".to_owned(),
+        Page::Network => {
+            let back = if wizard.first { "status board" } else { "menu" };
+            format!("Enter go on   Tab next field   Left/Right choose   Esc {back}")
+        }
         Page::Recovery => recovery_keys(&wizard.recovery).to_owned() + "   Esc page before",
         Page::Summary => "Enter apply all this   Esc page before".to_owned(),
         Page::Apply => match wizard.steps.iter().find(|step| matches!(step.state, StepState::Failed(_))) {
@@ -70,7 +73,10 @@ pub fn page(wizard: &Wizard, state: &State, sheet: &mut Sheet<'_>) {
             strength(wizard, sheet);
         }
         Page::Recovery => return recovery(&wizard.recovery, wizard.error.as_ref(), sheet),
-        Page::Summary => summary(wizard, sheet),
+        Page::Summary => {
+            summary(wizard, sheet);
+            meanwhile(wizard, state, sheet);
+        }
         Page::Apply => steps(wizard, sheet),
         Page::Test => test(wizard, sheet),
         Page::Network | Page::Mail | Page::Cloud | Page::Enrolment => fields(wizard, sheet),
@@ -250,6 +256,16 @@ fn summary(wizard: &Wizard, sheet: &mut Sheet<'_>) {
     if wizard.pages().contains(&Page::Enrolment) {
         let enrol = if value(Name::Code).is_empty() { "later" } else { "with the code that was typed" };
         sheet.fact("Enrolment", enrol, PLAIN);
+    }
+}
+
+/// Somebody else was quicker.
+fn meanwhile(wizard: &Wizard, state: &State, sheet: &mut Sheet<'_>) {
+    let in_force = state.status.as_ref().filter(|status| status.facts.set_up).map(|status| status.settings_revision);
+    if let Some(in_force) = in_force.filter(|in_force| *in_force != wizard.revision) {
+        let what = format!("the settings were changed meanwhile: revision {in_force} is in force");
+        let remedy = "applying this takes that back; to keep it, drop what was typed (menu) and begin again";
+        error(Some(&Halves::new(what, remedy)), sheet);
     }
 }
 

@@ -5,6 +5,7 @@
 //! on, and its result is told on the board. A crash leaves nothing behind.
 
 use super::{
+    alarms::unacknowledged,
     event::{Effect, Key},
     form::{Form, FormKind},
     menu::{Choice, Menu},
@@ -191,9 +192,8 @@ fn choose(state: &mut State, choice: Choice) -> Vec<Effect> {
             return state.ask(Purpose::Other, Request::SignOut);
         }
         Choice::Acknowledge => {
-            let reason = state.update.as_ref().and_then(|report| report.update.as_ref()?.alarm());
-            let reason = reason.map(|reason| super::field::Halves::new(&reason.what, &reason.remedy));
-            state.screen = Screen::Form(Form { subject: reason, ..Form::new(FormKind::Acknowledge) });
+            let subject = state.update.as_ref().map(unacknowledged).unwrap_or_default();
+            state.screen = Screen::Form(Form { subject, ..Form::new(FormKind::Acknowledge) });
             return Vec::new();
         }
         Choice::Enrolment => FormKind::Enrol,

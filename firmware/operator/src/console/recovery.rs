@@ -17,6 +17,7 @@ pub const ASKED: usize = 6;
 
 /// The word that a new key asks for where there is nobody yet who could sign in.
 pub const NEW_WORD: &str = "NEW";
+const NEW_WORD_HINT: &str = "(NEW)";
 
 /// Where the showing stands. Where somebody has signed in, the name stands in what may lead to a new key.
 #[derive(Clone, Debug)]
@@ -40,13 +41,13 @@ impl Recovery {
     pub fn renewing(operator: Option<String>) -> Self {
         let field = match &operator {
             Some(_) => Field::secret("Your password"),
-            None => Field::text("Type the word", NEW_WORD),
+            None => Field::text("Type the word", NEW_WORD_HINT),
         };
         Self::Renew(field, operator)
     }
 
     fn from_paper(operator: Option<String>) -> Self {
-        Self::FromPaper(Field::text("All 24 words", "as they stand on the paper"), operator)
+        Self::FromPaper(Field::text("All 24 words", "(as they stand on the paper)"), operator)
     }
 
     /// Whether what is drawn should not be read by who comes next.

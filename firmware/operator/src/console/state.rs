@@ -416,7 +416,9 @@ fn settings(state: &mut State, result: Result<Response, Refusal>) {
                 let enrolled = matches!(status.facts.cloud, CloudState::Enrolled(_));
                 (status.keys.recovery_confirmed, enrolled)
             });
-            state.wizard = Some(Wizard::new(Some(&report.toml), confirmed, enrolled, state.signed_in.clone()));
+            let mut wizard = Wizard::new(Some(&report.toml), confirmed, enrolled, state.signed_in.clone());
+            wizard.revision = report.revision;
+            state.wizard = Some(wizard);
             state.screen = Screen::Wizard;
         }
         Ok(_) => {}

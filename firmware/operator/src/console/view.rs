@@ -147,7 +147,7 @@ fn question(form: &Form, sheet: &mut Sheet<'_>) {
     sheet.gap();
     sheet.text(0, form.explanation(), PLAIN);
     sheet.gap();
-    if let Some(subject) = &form.subject {
+    for subject in &form.subject {
         sheet.halves(0, subject);
         sheet.gap();
     }

@@ -48,6 +48,7 @@ pub enum StepState {
 }
 
 /// [`Step::what`] of what is looked for by it.
+const CLOCK: &str = "Clock";
 const SETTINGS: &str = "Settings";
 pub const ENROLMENT: &str = "Enrolment";
 
@@ -60,6 +61,8 @@ pub struct Wizard {
     pub draft: Draft,
     /// Whether there were no settings before.
     pub first: bool,
+    /// The revision that the answers began from; another in force means that somebody else has changed the settings.
+    pub revision: u64,
     pub recovery: Recovery,
     /// Whether the recovery key was confirmed before, and is not asked about.
     recovery_settled: bool,
@@ -93,6 +96,7 @@ impl Wizard {
             at: 0,
             draft: Draft::new(toml),
             first: toml.is_none(),
+            revision: 0,
             recovery: Recovery::Before(operator),
             recovery_settled: recovery_confirmed,
             enrolled,
@@ -328,7 +332,7 @@ impl Wizard {
         let step = |what, request| Step { what, state: StepState::Waiting, request };
         self.steps.clear();
         if let (true, Some(at)) = (self.draft.value(Name::Ntp).is_empty(), clock(self.draft.value(Name::Clock))) {
-            self.steps.push(step("Clock", Request::Machine(MachineAct::SetTime { at })));
+            self.steps.push(step(CLOCK, Request::Machine(MachineAct::SetTime { at })));
         }
         self.steps.push(step(SETTINGS, Request::SettingsApply { text: self.draft.toml() }));
         let code = self.draft.value(Name::Code);
@@ -415,7 +419,15 @@ impl Wizard {
             }
             (Page::Apply, Ok(response)) => {
                 let told = match response {
-                    Response::Applied(report) => format!("revision {} is in force", report.revision),
+                    Response::Applied(report) => {
+                        self.revision = report.revision;
+                        format!("revision {} is in force", report.revision)
+                    }
+                    // What was now is not now when all is applied once more.
+                    Response::Machine { .. } => {
+                        self.draft.field_mut(Name::Clock).set("");
+                        "set".to_owned()
+                    }
                     Response::Enrolled(enrolment) => format!("{} of {}", enrolment.appliance, enrolment.tenant),
                     _ => "done".to_owned(),
                 };

@@ -95,6 +95,9 @@ fn an_update_that_did_not_stay_is_told_with_its_reason_and_taken_note_of() {
         acknowledged: false,
     };
     let report = UpdateReport { update: Some(update), ..UpdateReport::default() };
+    let mut locked = status();
+    locked.locked = Some(Locked { what: "the TPM is another".into(), remedy: "unlock".into(), since: at(0) });
+    Console::new(locked).slots(report.clone()).shows("mail did not flow with it").shows("ask for another image");
     let mut console = Console::new(status());
     console.slots(report.clone()).shows("0.2.0 did not stay (07:55Z): mail did not flow with it");
     let mut console = Console::signed_in(status());
@@ -103,6 +106,32 @@ fn an_update_that_did_not_stay_is_told_with_its_reason_and_taken_note_of() {
     assert_eq!(console.requests(), [Request::UpdateAcknowledge]);
     console.answer(Ok(Response::UpdateAcknowledged)).shows("Noted.");
     assert!(console.requests().contains(&Request::UpdateStatus), "it is looked at again at once");
+}
+
+#[test]
+fn a_slot_that_did_not_run_is_shown_with_its_reason_until_somebody_takes_note() {
+    use crate::update::{Fallback, Reason};
+    let reason = |what: &str| Reason { what: what.into(), remedy: "restart the box".into() };
+    let mut report = UpdateReport::default();
+    report.starts.firmware = Some(reason("it keeps no boot entries"));
+    report.starts.fallback = Some(Fallback {
+        slot: "a".into(),
+        version: Some("0.2.0".into()),
+        since: at(BEGAN - 300),
+        reason: reason("slot a did not start"),
+        acknowledged: false,
+    });
+    let mut console = Console::signed_in(status());
+    console
+        .key(Key::Esc)
+        .slots(report.clone())
+        .shows("slot a did not start (07:55Z)")
+        .shows("it keeps no boot entries");
+    console.key(Key::Enter).choose("Take note").shows("slot a did not start").key(Key::Enter);
+    assert_eq!(console.requests(), [Request::UpdateAcknowledge]);
+    report.starts.fallback.as_mut().unwrap().acknowledged = true;
+    let mut console = Console::signed_in(status());
+    console.key(Key::Esc).slots(report).shows("slot a did not start").key(Key::Enter).hides("Take note");
 }
 
 #[test]
@@ -187,4 +216,19 @@ fn a_daemon_that_starts_is_neither_locked_nor_to_be_set_up() {
     assert_screen(&console, "board-starting.txt");
     console.key(Key::Enter).hides("LOCKED").hides("Name and address").shows("P power");
     console.becomes(2, status()).shows("mail flows");
+}
+
+#[test]
+fn settings_that_somebody_else_changed_meanwhile_are_not_taken_back_unseen() {
+    let mut console = Console::signed_in(status());
+    let toml = "[host]\nname = \"postern.clinic.example\"\n[relay]\nsmarthost = \"192.0.2.30:25\"\n[intake]\nnetworks =                 [\"192.0.2.20\"]\n[[operators]]\nname = \"admin\"\nrole = \"administrator\"\npassword = \"unchanged\"\n";
+    let report = crate::view::SettingsReport { revision: 1, recorded: None, toml: toml.into() };
+    console.choose("Settings").answer(Ok(Response::Settings(report)));
+    for _ in 0..5 {
+        console.key(Key::PageDown);
+    }
+    console.shows("Summary").hides("changed meanwhile");
+    let mut changed = status();
+    changed.settings_revision = 2;
+    console.becomes(2, changed).shows("revision 2 is in force").shows("applying this takes that back");
 }
