@@ -68,8 +68,10 @@ const MOST_PUBLISHED: u64 = 16 * 1024;
 pub fn load(place: &Place) -> Result<Option<Record>, HelperError> {
     let read = File::open(place.at(PLAIN)).and_then(|file| COPIES.load(&file));
     let content = read.map_err(|error| unusable("read", &error))?;
-    // Of a version that nobody can read is as good as none: the slot that runs is preferred then.
-    Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+    // One that nobody can read is as good as none: the slot that runs is preferred then.
+    let record = content.and_then(|content| serde_json::from_slice::<Record>(&content).ok());
+    // Whoever holds the disk can write it, and its text is shown to people.
+    Ok(record.filter(Record::is_plausible))
 }
 
 /// At a start of `running`: counts it, asks the firmware for the next, and writes down what stands in the way.

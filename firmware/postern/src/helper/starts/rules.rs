@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 /// Starts of the preferred slot without a health check that passed.
 pub const MOST: u8 = 3;
 
+/// Octets of a text in the record; the longest is a panic's.
+const LONGEST_TEXT: usize = 1000;
+
 /// What is kept over starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -72,6 +75,17 @@ impl Record {
             versions: BTreeMap::new(),
             fallback: None,
         }
+    }
+
+    /// Whether this module can have written it: the preferred slot is a good one, and texts are lines.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        let line = |text: &str| text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control);
+        let fallback = self.fallback.as_ref().is_none_or(|fallback| {
+            let Fallback { slot, version, reason, .. } = fallback;
+            [slot, &reason.what, &reason.remedy].into_iter().chain(version).all(|text| line(text))
+        });
+        self.good.contains(&self.preferred) && self.versions.values().all(|version| line(version)) && fallback
     }
 
     /// Whether the slot has shown that it works.

@@ -141,23 +141,26 @@ fn settle(place: &Place) {
     }
 }
 
+/// What an installation under way does; one that ended with nobody waiting is concluded. The right to install is asked for
+/// only then, so that nobody who looks keeps anybody from installing.
+fn progress(place: &Place) -> Option<String> {
+    record::load(place).filter(|update| update.state == UpdateState::Installing)?;
+    match one_at_a_time(place) {
+        Err(_) => rauc::progress(place),
+        Ok(_one) if rauc::is_idle(place) => {
+            settle(place);
+            None
+        }
+        Ok(_one) => Some("still under way".to_owned()),
+    }
+}
+
 /// Slots, record and progress.
 ///
 /// # Errors
 /// The record of starts can't be read.
 pub fn status(place: &Place) -> Result<UpdateReport, HelperError> {
-    let mut progress = None;
-    match one_at_a_time(place) {
-        Ok(_one) if record::load(place).is_some_and(|update| update.state == UpdateState::Installing) => {
-            if rauc::is_idle(place) {
-                settle(place);
-            } else {
-                progress = Some("still under way".to_owned());
-            }
-        }
-        Ok(_) => {}
-        Err(_) => progress = rauc::progress(place),
-    }
+    let progress = progress(place);
     let running = running_slot(place)?;
     let starts = starts::load(place)?;
     let next = Entries::read(place).ok().and_then(|entries| entries.starts_next());
@@ -175,7 +178,7 @@ pub fn status(place: &Place) -> Result<UpdateReport, HelperError> {
 /// Keeps the image that runs: its health check has passed.
 ///
 /// # Errors
-/// RAUC, the firmware or the disk would not.
+/// The firmware or the disk would not.
 pub fn mark_good(place: &Place) -> Result<(), HelperError> {
     let slot = running_slot(place)?;
     starts::healthy(slot, place)?;

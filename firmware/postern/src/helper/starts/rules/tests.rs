@@ -215,6 +215,19 @@ fn a_failed_installation_leaves_nothing_to_try() {
 }
 
 #[test]
+fn a_record_that_nobody_here_wrote_is_none() {
+    let record = Machine::new().record;
+    assert!(record.is_plausible());
+    assert!(!Record { good: vec![B], ..record.clone() }.is_plausible());
+    let versions = BTreeMap::from([(A, "1.0.0\u{1b}[2J".to_owned())]);
+    assert!(!Record { versions, ..record.clone() }.is_plausible());
+    let mut fallback = record.fell_back(Timestamp::UNIX_EPOCH);
+    assert!(Record { fallback: Some(fallback.clone()), ..record.clone() }.is_plausible());
+    fallback.reason.what = "x".repeat(LONGEST_TEXT + 1);
+    assert!(!Record { fallback: Some(fallback), ..record }.is_plausible());
+}
+
+#[test]
 fn lost_boot_entries_are_no_fault_of_the_slot() {
     let mut machine = Machine::new();
     machine.healthy(A);
