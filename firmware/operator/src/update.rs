@@ -23,6 +23,15 @@ pub struct UpdateReport {
     pub starts: Box<Starts>,
 }
 
+impl UpdateReport {
+    /// What an operator can take note of: an update that did not stay, or a slot that did not run.
+    #[must_use]
+    pub fn to_acknowledge(&self) -> Option<&Reason> {
+        let update = self.update.as_ref().and_then(Update::alarm);
+        update.or_else(|| self.starts.fallback.as_ref().and_then(Fallback::alarm))
+    }
+}
+
 /// What root's helper has found at this start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Starts {
