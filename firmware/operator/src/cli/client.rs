@@ -51,11 +51,14 @@ fn ask(stream: &mut UnixStream, request: Request) -> Result<Response, Refusal> {
 /// As `ask`, for no longer than `patience`; after [`Fault::Unreachable`] the connection is of no use.
 pub(crate) fn ask_within(stream: &mut UnixStream, request: Request, patience: Duration) -> Result<Response, Refusal> {
     let answer = exchange(stream, request, patience).map_err(|error| {
-        Refusal::new(
-            Fault::Unreachable,
-            format!("the daemon broke off the conversation: {error}"),
-            "look at its log, and whether it was restarted; then ask again",
-        )
+        let what = match error.kind() {
+            // What a read or write with a deadline says, by platform.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("the daemon did not answer within {} s", patience.as_secs())
+            }
+            _ => format!("the daemon broke off the conversation: {error}"),
+        };
+        Refusal::new(Fault::Unreachable, what, "look at its log, and whether it was restarted; then ask again")
     })?;
     if answer.version != VERSION {
         return Err(Refusal::new(

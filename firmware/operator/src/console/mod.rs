@@ -33,6 +33,7 @@ use keys::{ALONE, Decoder};
 use look::Look;
 use state::{State, update};
 use std::{
+    collections::VecDeque,
     env,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -127,13 +128,18 @@ fn converse(socket: PathBuf, image: Description, screen: &mut Screen) -> io::Res
     let mut drawn = Instant::now();
     let mut redraw = true;
     loop {
-        for event in collect(&happened, &mut decoder, began)? {
+        let mut now = VecDeque::from(collect(&happened, &mut decoder, began)?);
+        while let Some(event) = now.pop_front() {
             let (next, effects) = update(state, event);
             state = next;
             for effect in effects {
                 match effect {
                     Effect::Ask(lane, request) => lanes.ask(lane, request)?,
-                    Effect::Hash(secret) => hash(secret, events.clone()),
+                    Effect::Hash(secret) => {
+                        if !hash(secret, events.clone()) {
+                            now.push_back(Event::Hashed(None));
+                        }
+                    }
                     Effect::Redraw => {
                         screen.wipe()?;
                         redraw = true;
@@ -176,7 +182,8 @@ fn collect(happened: &Receiver<Happened>, decoder: &mut Decoder, began: Instant)
     Ok(events)
 }
 
-/// Makes the hash aside: it takes long enough to be noticed.
-fn hash(secret: crate::Secret, events: SyncSender<Happened>) {
-    thread::spawn(move || drop(events.send(Happened::Event(Event::Hashed(password::hash(secret.expose()))))));
+/// Makes the hash aside, since it takes long enough to be noticed; whether it is under way.
+fn hash(secret: crate::Secret, events: SyncSender<Happened>) -> bool {
+    let work = move || drop(events.send(Happened::Event(Event::Hashed(password::hash(secret.expose())))));
+    thread::Builder::new().name("hash".into()).spawn(work).is_ok()
 }

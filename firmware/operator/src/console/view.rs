@@ -6,7 +6,7 @@
 
 use super::{
     alarms, board,
-    field::Halves,
+    field::{Halves, Kind},
     form::{Form, FormKind},
     look::{BAD, FAINT, Look, PLAIN, STRONG, Sheet, TURNED, shortened},
     menu::Menu,
@@ -118,6 +118,9 @@ fn keys(state: &State) -> String {
         Screen::Form(form) => match form.fields.len() {
             0 => "Enter do it   Esc back".to_owned(),
             1 => "Enter go on   Ctrl-U clear the field   Esc back".to_owned(),
+            _ if form.fields.iter().any(|field| matches!(field.kind, Kind::Choice(_))) => {
+                "Enter go on   Tab next field   Left/Right choose   Ctrl-U clear   Esc back".to_owned()
+            }
             _ => "Enter go on   Tab next field   Ctrl-U clear the field   Esc back".to_owned(),
         },
         Screen::Menu(_) => "Up/Down and Enter, or the key in front   Esc back".to_owned(),

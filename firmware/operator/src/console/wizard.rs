@@ -145,6 +145,10 @@ impl Wizard {
 
     /// Takes a key.
     pub fn key(&mut self, key: Key) -> (Vec<Effect>, Way) {
+        // For less than a second: what is typed now would not be what the hash is of.
+        if self.hashing {
+            return (Vec::new(), Way::Stay);
+        }
         match self.page {
             Page::Apply => self.key_while_applying(key),
             Page::Test => self.key_of_the_test(key),

@@ -204,6 +204,23 @@ fn a_box_that_was_set_up_by_another_way_is_not_overwritten_by_what_was_typed() {
 }
 
 #[test]
+fn a_password_is_not_changed_under_its_hash() {
+    let mut console = at_the_administrator();
+    console
+        .key(Key::Enter)
+        .typed("plum tree in the yard")
+        .key(Key::Enter)
+        .typed("plum tree in the yard")
+        .key(Key::Enter);
+    assert!(matches!(console.asked.as_slice(), [Effect::Hash(_)]));
+    console.key(Key::Up).typed("!").key(Key::Enter);
+    assert!(console.asked.is_empty());
+    console.event(Event::Hashed(None)).shows("no random numbers").key(Key::Enter);
+    assert!(matches!(console.asked.as_slice(), [Effect::Hash(_)]), "it is tried again");
+    console.event(Event::Hashed(Some(HASH.into()))).shows("Recovery key");
+}
+
+#[test]
 fn a_clock_that_is_wrong_is_set_before_all_else() {
     let mut new = status();
     (new.facts.set_up, new.facts.administrator, new.queue) = (false, false, None);
