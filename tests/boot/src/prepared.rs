@@ -21,7 +21,7 @@ use std::{
 };
 
 /// From power-on to whatever a test waits for, on a busy machine under emulation.
-pub const BOOT: Duration = Duration::from_secs(360);
+pub const BOOT: Duration = Duration::from_secs(900);
 
 /// Which state of the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
