@@ -116,7 +116,7 @@ pub fn assemble(order: &Order) -> Result<(), ImageError> {
     let mut slots = BTreeMap::new();
     let mut uki_size = 0;
     for slot in Slot::BOTH {
-        let cmdline = uki::cmdline(slot, &verity, &order.extra_cmdline)?;
+        let cmdline = uki::cmdline(slot, &verity, &identity.board, &order.extra_cmdline)?;
         let image = parts.build(&name, &cmdline)?;
         let stub_value = measure::sections(&image);
         let signed = authenticode::sign(keys, &image)?;

@@ -116,11 +116,11 @@ impl Name {
 }
 
 /// The command line of `slot`: the verity table that the kernel itself sets up, which slot this is, then what
-/// `board/common/cmdline` says, then `extra`.
+/// `board/common/cmdline` says for `board`, then `extra`.
 ///
 /// # Errors
 /// It is longer than the kernel reads, or `extra` is not one printable line.
-pub fn cmdline(slot: Slot, verity: &Verity, extra: &str) -> Result<String, ImageError> {
+pub fn cmdline(slot: Slot, verity: &Verity, board: &str, extra: &str) -> Result<String, ImageError> {
     let (root, letter) = (slot.root()?, slot.letter());
     let mut words = vec![
         format!("dm-mod.create=\"{}\"", verity.table(root)),
@@ -128,7 +128,7 @@ pub fn cmdline(slot: Slot, verity: &Verity, extra: &str) -> Result<String, Image
         format!("rauc.slot=postern-{letter}"),
         format!("postern.slot={letter}"),
     ];
-    words.extend(layout::arguments().map(str::to_owned));
+    words.extend(layout::arguments(board).map(str::to_owned));
     words.extend((!extra.trim().is_empty()).then(|| extra.trim().to_owned()));
     let line = words.join(" ");
     if line.len() >= LONGEST_CMDLINE || !line.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
