@@ -113,8 +113,11 @@ pub fn seal(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
     let (signature, aside) = (place.at(SIGNATURE), place.at(SIGNATURE).with_extension("aside"));
     let moved = fs::rename(&signature, &aside).is_ok();
     let key = format!("--tpm2-public-key={}", place.at("/usr/share/postern/policy-public.pem").display());
-    let arguments = ["--wipe-slot=tpm2", "--tpm2-device=auto", &key, "--tpm2-public-key-pcrs=11", "--tpm2-pcrs=7+12"];
-    let sealed = enroll(&arguments, &[("PASSWORD", passphrase.expose())], place);
+    let secrets = [("PASSWORD", passphrase.expose())];
+    let arguments = ["--tpm2-device=auto", &key, "--tpm2-public-key-pcrs=11", "--tpm2-pcrs=7+12"];
+    // By itself, before: the tool adds nothing beside a slot with the same policy, be it another TPM's. A power cut between
+    // leaves the passphrases, one of which was just given.
+    let sealed = enroll(&["--wipe-slot=tpm2"], &secrets, place).and_then(|_| enroll(&arguments, &secrets, place));
     if moved && let Err(error) = fs::rename(&aside, &signature) {
         log::warn!(error:%; "the signature is back only after the next start");
     }
