@@ -7,6 +7,8 @@
 # packages are kept in one archive, named by the hash of this file and of keep.env, so that a second run needs no
 # network. A crash leaves a temporary folder in $TMPDIR and no result.
 set -euo pipefail
+# What is made here has the same rights whoever makes it.
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
