@@ -24,11 +24,10 @@ pub struct UpdateReport {
 }
 
 impl UpdateReport {
-    /// What an operator can take note of: an update that did not stay, or a slot that did not run.
-    #[must_use]
-    pub fn to_acknowledge(&self) -> Option<&Reason> {
-        let update = self.update.as_ref().and_then(Update::alarm);
-        update.or_else(|| self.starts.fallback.as_ref().and_then(Fallback::alarm))
+    /// What an operator can take note of, all at once: an update that did not stay, a slot that did not run.
+    pub fn to_acknowledge(&self) -> impl Iterator<Item = &Reason> {
+        let fallback = self.starts.fallback.as_ref().and_then(Fallback::alarm);
+        self.update.as_ref().and_then(Update::alarm).into_iter().chain(fallback)
     }
 }
 

@@ -9,11 +9,7 @@ use super::{
     look::{BAD, FAINT, GOOD, STRONG, Sheet, wrapped},
     state::State,
 };
-use crate::{
-    cli::form::span,
-    update::{Fallback, Update, UpdateReport},
-    view::StatusReport,
-};
+use crate::{cli::form::span, update::UpdateReport, view::StatusReport};
 
 /// All that needs attention.
 pub fn all(state: &State, status: &StatusReport) -> Vec<Halves> {
@@ -37,9 +33,7 @@ fn of_slots(report: &UpdateReport) -> Vec<Halves> {
 
 /// Why a slot did not stay or start, as long as nobody has taken note of it.
 pub fn unacknowledged(report: &UpdateReport) -> Vec<Halves> {
-    let update = report.update.as_ref().and_then(Update::alarm);
-    let fallback = report.starts.fallback.as_ref().and_then(Fallback::alarm);
-    update.into_iter().chain(fallback).map(|reason| Halves::new(&reason.what, &reason.remedy)).collect()
+    report.to_acknowledge().map(|reason| Halves::new(&reason.what, &reason.remedy)).collect()
 }
 
 /// Rows that one takes.
