@@ -20,7 +20,7 @@ use ledger::Ledger;
 use mail::{Address, Destination, MessageId};
 use operator::{
     Adopted, Alarm, Appliance, Closed, CloudState, Enrolment, Facts, Failing, Fault, KeyFacts, Locked, Opened, Refusal,
-    Secret, SecureBoot, Unlocked,
+    Secret, Unlocked,
     health::HealthReport,
     machine::{MachineAct, NetworkReport},
     update::UpdateReport,
@@ -39,6 +39,9 @@ impl Daemon {
         if let Some(open) = open {
             spool_alarms(open, &mut raise);
         }
+        for (what, remedy) in self.told.alarms() {
+            raise(what, remedy);
+        }
         let status = self.vault.status();
         if status.recovery.is_some_and(|recovery| !recovery.confirmed) {
             raise(
@@ -46,7 +49,8 @@ impl Daemon {
                 "answer the console's questions about it, or use `postern keys recovery show` and `postern keys recovery confirm`",
             );
         }
-        if let Some(fault) = status.fault {
+        // Of a locked vault the fault is told as the reason.
+        if let Some(fault) = status.fault.filter(|_| status.state != vault::State::Locked) {
             raise(failed(fault.message).what, "the next start needs the recovery key until this is mended");
         }
         if !status.memory_locked {
@@ -89,6 +93,7 @@ impl Daemon {
             self.helper()?.call(request).await?;
             let (vault, opened) = run::open_vault(&self.arguments).await.map_err(failed)?;
             self.vault.put(vault);
+            self.now().data_locked = None;
             match opened {
                 vault::Opened::Fresh(keys) | vault::Opened::Unlocked(keys) => return Ok(keys),
                 vault::Opened::Locked(fault) => {
@@ -168,7 +173,7 @@ impl Appliance for Daemon {
             host,
             version: self.image.version.clone(),
             development: self.image.development,
-            secure_boot: SecureBoot::Unknown,
+            secure_boot: self.told.secure_boot(),
             // A locked appliance has settings that it can't read, unless it never had any: then it has no plain area.
             set_up: match &open {
                 Ok(_) => true,
@@ -188,7 +193,7 @@ impl Appliance for Daemon {
             failing: Vec::new(),
             alarms: Vec::new(),
         };
-        if let Err(Closed::NotSetUp) = &open {
+        if open.is_err() {
             facts.alarms = self.alarms(None);
         }
         if let Ok(open) = open {
@@ -257,10 +262,9 @@ impl Appliance for Daemon {
             self.begin_broken(&error).await;
             return Err(failed(error));
         }
-        self.now().data_locked = None;
         let advice = match &lasting {
-            // Only to a boot that the vault was sealed to is the partition sealed.
-            Lasting::Sealed if closed => self.seal_data(&words).await,
+            // Only to a boot that the vault was sealed to is the partition sealed; also where an earlier try broke off.
+            Lasting::Sealed if closed || self.told.data_by_key() => self.seal_data(&words).await,
             Lasting::Sealed => String::new(),
             Lasting::ThisBoot(fault) => fault.to_string(),
         };
@@ -283,9 +287,16 @@ impl Appliance for Daemon {
 
     async fn confirm_recovery(&self, words: Secret) -> Result<(), Refusal> {
         let (vault, asked) = (self.vault()?, words.clone());
+        // Confirmed means that it opens both. The mark is the vault's, so the partition comes first: what breaks off
+        // between them leaves the key unconfirmed, and the next confirmation does both again.
+        let checked = {
+            let (vault, asked) = (vault.clone(), asked.clone());
+            tokio::task::spawn_blocking(move || vault.check_recovery_key(asked.expose())).await
+        };
+        checked.map_err(failed)?.map_err(from_unlock)?;
+        self.enrol_for_data(&words).await?;
         let confirmed = tokio::task::spawn_blocking(move || vault.confirm_recovery_key(asked.expose())).await;
-        confirmed.map_err(failed)?.map_err(from_unlock)?;
-        self.enrol_for_data(&words).await
+        confirmed.map_err(failed)?.map_err(from_unlock)
     }
 
     async fn renew_recovery(&self) -> Result<(), Refusal> {

@@ -15,6 +15,7 @@ use crate::{
     plain::{Plain, StoreError},
     run::{self, Arguments},
     safe::Safe,
+    told::Told,
 };
 use jiff::Timestamp;
 use ledger::Ledger;
@@ -40,6 +41,8 @@ pub struct Daemon {
     pub image: Image,
     /// The keys' owner.
     pub vault: Safe,
+    /// What root says of the machine.
+    pub told: Told,
     /// Root's helper, where there is one.
     pub helper: Option<Client>,
     workers: Arc<dyn Workers>,
@@ -85,6 +88,7 @@ impl Daemon {
         let now = Now { state: State::Starting, service: None, listening: Vec::new(), plain: None, data_locked: None };
         Self {
             helper: arguments.helper.as_deref().map(Client::new),
+            told: Told::new(arguments.machine.as_deref()),
             image: Image::of(arguments.image.as_deref()),
             arguments,
             vault: Safe::default(),

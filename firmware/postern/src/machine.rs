@@ -100,13 +100,13 @@ impl Daemon {
     /// Lets the recovery key open the data partition; nothing where there is none.
     ///
     /// # Errors
-    /// It is the recovery key of the vault, but not of the partition yet.
+    /// It does not open the partition; whoever asks marks it as confirmed only after this.
     pub async fn enrol_for_data(&self, words: &Secret) -> Result<(), Refusal> {
         let Some(helper) = &self.helper else { return Ok(()) };
         let request = Request::EnrolDataRecovery { passphrase: passphrase(words)? };
         helper.call(request).await.map(drop).map_err(|error| {
             let what =
-                format!("the recovery key is confirmed, but does not open the data partition yet: {}", error.what);
+                format!("the recovery key is not confirmed: it does not open the data partition yet: {}", error.what);
             Refusal { what, ..Refusal::from(error) }
         })
     }

@@ -23,6 +23,7 @@ mod plain;
 mod run;
 mod safe;
 mod test_message;
+mod told;
 mod updates;
 mod worker;
 

@@ -5,7 +5,7 @@
 //! can be told and the box be restarted; SMTP only when mail can be kept or refused; SIGTERM drains. A crash at any point is
 //! made good by the next start.
 
-use crate::{build::BuildError, daemon::Daemon, image::Image, journal, updates, worker};
+use crate::{build::BuildError, daemon::Daemon, image::Image, journal, told::Told, updates, worker};
 use operator::Operator;
 use std::{
     future::Future,
@@ -47,6 +47,9 @@ pub struct Arguments {
     /// There while the data partition is closed and its folder only stands in for it; holds why
     #[arg(long, value_name = "FILE")]
     pub data_locked: Option<PathBuf>,
+    /// What root says of this machine: Secure Boot, how the data partition was opened
+    #[arg(long, value_name = "FOLDER")]
+    pub machine: Option<PathBuf>,
     /// What the image says of itself (JSON); without it the program speaks for itself
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -143,6 +146,7 @@ pub async fn open_vault(arguments: &Arguments) -> Result<(Vault, Opened), BuildE
         generation_floor: generation,
         deadline: TPM_DEADLINE,
         // New keys would not open an old queue: where there is one, a missing key store is a fault.
+        may_seal: Told::new(arguments.machine.as_deref()).may_seal(),
         create: !arguments.data.join("spool").exists() && !arguments.data.join("ledger.db").exists(),
     };
     let opened = tokio::task::spawn_blocking(move || Vault::open(config)).await;

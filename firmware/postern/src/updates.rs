@@ -8,6 +8,7 @@
 
 use crate::{
     daemon::Daemon,
+    health,
     helper::{
         Request, Response,
         paths::{GOOD, STARTS},
@@ -75,6 +76,7 @@ pub async fn install(
     };
     let installed = match checked {
         Ok(()) => {
+            health::note_before_update(daemon).await;
             let request = Request::InstallBundle { source: path.display().to_string(), reboot };
             helper.call_within(request, INSTALLATION).await.map_err(Refusal::from)
         }

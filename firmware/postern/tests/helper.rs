@@ -114,6 +114,12 @@ impl Machine {
         self.run("prepare");
     }
 
+    /// Secure Boot's variable, as efivarfs gives it: four octets of attributes and the value.
+    fn secure_boot(&self, on: bool) {
+        let path = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+        self.put(path, &[6, 0, 0, 0, u8::from(on)]);
+    }
+
     fn calls(&self) -> Vec<String> {
         fs::read_to_string(self.path("calls")).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
     }
@@ -432,6 +438,8 @@ fn a_recovery_passphrase_replaces_the_one_before() {
 fn nothing_is_sealed_to_a_boot_with_an_altered_command_line() {
     let machine = Machine::new();
     machine.program("systemd-cryptenroll", "");
+    machine.secure_boot(true);
+    machine.put("run/postern-root/data-by-key", b"");
     let serving = machine.serve("root");
     let request = json!({ "seal_data": { "passphrase": passphrase("a") } });
     serving.refused(&request, "refused");
@@ -448,6 +456,60 @@ fn nothing_is_sealed_to_a_boot_with_an_altered_command_line() {
     assert!(sealed.contains("--tpm2-device=auto") && sealed.contains("--tpm2-pcrs=7+12"), "{sealed}");
     assert!(!calls.concat().contains("aaaa"), "{calls:?}");
     assert_eq!(machine.text("run/systemd/tpm2-pcr-signature.json"), "{}", "it is back");
+    assert!(!machine.path("run/postern-root/data-by-key").exists(), "the next start asks no more");
+}
+
+#[test]
+fn a_released_image_binds_nothing_to_a_start_without_secure_boot() {
+    let machine = Machine::new();
+    machine.program("systemd-cryptenroll", "");
+    machine.put("sys/class/tpm/tpm0/pcr-sha256/12", "0".repeat(64).as_bytes());
+    let request = json!({ "seal_data": { "passphrase": passphrase("a") } });
+    machine.secure_boot(false);
+    let serving = machine.serve("root");
+    for image in ["{\"development\":false}", ""] {
+        machine.put("usr/share/postern/image.json", image.as_bytes());
+        serving.refused(&request, "refused");
+    }
+    assert_eq!(machine.calls(), [""; 0]);
+    machine.put("usr/share/postern/image.json", b"{\"development\":true}");
+    serving.done(&request);
+}
+
+#[test]
+fn an_unlocking_that_broke_off_is_ended_by_the_next() {
+    if !is_root() {
+        eprintln!("folders are given to others by root only: this is tested as root only");
+        return;
+    }
+    let machine = Machine::new();
+    for name in ["cryptsetup", "e2fsck", "systemctl", "journalctl"] {
+        machine.program(name, "");
+    }
+    machine.put("data/.keyslot", b"random\n");
+    machine.put("run/postern-root/data-locked", b"why; what to do\n");
+    machine.put("proc/self/mountinfo", b"22 1 254:0 / / ro - squashfs /dev/dm-0 ro\n");
+    let serving = machine.serve("root");
+    let request = json!({ "unlock_data": { "passphrase": passphrase("a") } });
+    // Opened, and then the mount fails: the file system was checked, and the box still counts as locked.
+    serving.refused(&request, "failed");
+    machine.put("dev/mapper/data", b"");
+    serving.refused(&request, "failed");
+    let calls = machine.calls();
+    assert!(calls.iter().filter(|call| call.starts_with("cryptsetup open ")).count() == 1, "{calls:#?}");
+    assert!(calls.last().unwrap().starts_with("e2fsck -p "), "{calls:#?}");
+    assert!(machine.path("run/postern-root/data-locked").exists());
+    // The try before got as far as the mount.
+    machine.put("proc/self/mountinfo", b"40 22 253:1 / /data rw - ext4 /dev/mapper/data rw\n");
+    serving.done(&request);
+    assert!(!machine.path("run/postern-root/data-locked").exists());
+    assert!(machine.path("run/postern-root/data-by-key").exists(), "not bound to this machine yet");
+    assert!(machine.path("data/postern").is_dir() && machine.path("data/journal").is_dir());
+    let calls = machine.calls();
+    assert!(
+        calls.ends_with(&["systemctl start var-log-journal.mount".into(), "journalctl --flush".into()]),
+        "{calls:#?}"
+    );
 }
 
 #[test]
@@ -489,12 +551,14 @@ fn a_data_partition_that_is_not_open_is_said_with_its_reason() {
         eprintln!("a tmpfs is mounted by root only: this is tested as root only");
         return;
     }
-    for (present, reason) in [
-        (&[][..], "no TPM"),
-        (&["dev/tpmrm0"][..], "no data partition"),
-        (&["dev/tpmrm0", "dev/postern/data"], "no key slots"),
+    for (present, secure_boot, reason) in [
+        (&[][..], true, "no TPM"),
+        (&["dev/tpmrm0"][..], true, "no data partition"),
+        (&["dev/tpmrm0"][..], false, "Secure Boot is off"),
+        (&["dev/tpmrm0", "dev/postern/data"], false, "no key slots"),
     ] {
         let machine = Machine::new();
+        machine.secure_boot(secure_boot);
         machine.put("proc/self/mountinfo", b"22 1 254:0 / / ro - squashfs /dev/dm-0 ro\n");
         present.iter().for_each(|file| machine.put(file, b""));
         // Mounts end with the namespace.

@@ -53,6 +53,12 @@ pub enum Fault {
          keys are then sealed to the new state"
     )]
     SecureBootChanged,
+    /// The firmware starts what is not signed.
+    #[error(
+        "Secure Boot is off, so nothing is sealed to this start; enrol the image's keys in the firmware's setup and switch \
+         Secure Boot on, then restart and enter the recovery key if it is asked for"
+    )]
+    SecureBootOff,
     /// PCR 12 is not zero.
     #[error(
         "the boot was altered by a command line or an add-on (PCR 12); restart without it, or enter the recovery key for \
@@ -153,6 +159,7 @@ impl Fault {
             Self::Cleared => "tpm-cleared",
             Self::Replaced => "tpm-replaced",
             Self::SecureBootChanged => "secure-boot-changed",
+            Self::SecureBootOff => "secure-boot-off",
             Self::BootAltered => "boot-altered",
             Self::SignatureMissing => "signature-missing",
             Self::SignatureForged => "signature-forged",
@@ -187,6 +194,7 @@ mod tests {
             Fault::Cleared,
             Fault::Replaced,
             Fault::SecureBootChanged,
+            Fault::SecureBootOff,
             Fault::BootAltered,
             Fault::SignatureMissing,
             Fault::SignatureForged,

@@ -45,6 +45,8 @@ pub struct VaultConfig {
     pub deadline: Duration,
     /// Whether keys may be made where there is no store. False where a queue exists that new keys would not open.
     pub create: bool,
+    /// Whether anything may be sealed to this start. False where the firmware would start anybody's system.
+    pub may_seal: bool,
 }
 
 /// Why there is no vault at all, not even a locked one.
@@ -245,20 +247,25 @@ impl Vault {
         RecoveryFile::read(&open.store)?.show(&open.store, &open.root)
     }
 
-    /// Asks the recovery key back: the operator has it in writing.
+    /// Whether these are the recovery key's words; nothing is marked.
+    ///
+    /// # Errors
+    /// As [`Vault::confirm_recovery_key`].
+    pub fn check_recovery_key(&self, words: &str) -> Result<(), UnlockError> {
+        let _one_at_a_time = self.inner.changing();
+        self.inner.recovery_file_of(words).map(drop)
+    }
+
+    /// Asks the recovery key back: the operator has it in writing. Whatever else it is to open must open with it before:
+    /// a confirmed key is asked for no more.
     ///
     /// # Errors
     /// The words are wrong, or another key's; [`UnlockError::Fault`] where the vault is locked.
     pub fn confirm_recovery_key(&self, words: &str) -> Result<(), UnlockError> {
         let _one_at_a_time = self.inner.changing();
-        let open = self.inner.opened()?;
-        let mut file = RecoveryFile::read(&open.store)?;
-        let root = file.root(words)?.ok_or(UnlockError::OtherKey)?;
-        if root.expose() != open.root.expose() {
-            return Err(UnlockError::OtherKey);
-        }
+        let (mut file, store) = self.inner.recovery_file_of(words)?;
         file.confirmed = true;
-        Ok(file.write(&open.store)?)
+        Ok(file.write(&store)?)
     }
 
     /// Replaces the recovery key by a new one, which is then to be shown and confirmed; the old words open nothing.
@@ -326,6 +333,7 @@ impl Inner {
         if !self.config.create {
             return Err(Fault::StoreMissing { path: folder.clone() });
         }
+        self.may_seal()?;
         let (files, generation) = (self.files(), self.config.generation_floor);
         let (sealed, root) = self.owner.run(move |tpm| tpm::seal(tpm, &files, generation, Sealing::New))?;
         let store = Store::begin(folder)?;
@@ -339,6 +347,7 @@ impl Inner {
 
     /// Seals `root` to what the PCRs hold now. The table is written first: it says for which generation at least.
     fn seal_again(&self, store: &Store, root: &Key<Root>, table: &mut Table) -> Result<(), Fault> {
+        self.may_seal()?;
         let generation = self.config.generation_floor.max(table.generation);
         let (files, again) = (self.files(), Sealing::Again(root.duplicate(), table.policy_key.clone()));
         let (sealed, _) = self.owner.run(move |tpm| tpm::seal(tpm, &files, generation, again))?;
@@ -347,6 +356,10 @@ impl Inner {
             table.write(store, root)?;
         }
         store.write(ROOT_FILE, &sealed)
+    }
+
+    fn may_seal(&self) -> Result<(), Fault> {
+        if self.config.may_seal { Ok(()) } else { Err(Fault::SecureBootOff) }
     }
 
     /// From the root secret to everybody's key.
@@ -375,6 +388,14 @@ impl Inner {
             Ok(Lockout::WasSet) => {}
             Err(fault) => log::warn!("the TPM's lockout authorisation is not set: {fault}"),
         }
+    }
+
+    /// The recovery key's file, if these are its words.
+    fn recovery_file_of(&self, words: &str) -> Result<(RecoveryFile, Store), UnlockError> {
+        let open = self.opened()?;
+        let file = RecoveryFile::read(&open.store)?;
+        let root = file.root(words)?.ok_or(UnlockError::OtherKey)?;
+        if root.expose() == open.root.expose() { Ok((file, open.store.clone())) } else { Err(UnlockError::OtherKey) }
     }
 
     fn store(&self) -> Result<Store, Fault> {

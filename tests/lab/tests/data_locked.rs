@@ -121,6 +121,8 @@ fn a_closed_data_partition_is_told_and_opened_by_the_recovery_key() {
     machine.put("root/dev/postern/plain", &vec![0; 1 << 20]);
     machine.put("root/dev/postern/data", b"");
     machine.put("root/data/.keyslot", b"random");
+    let secure_boot = "root/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    machine.put(secure_boot, &[6, 0, 0, 0, 1]);
     machine.put("root/sys/class/tpm/tpm0/pcr-sha256/12", "0".repeat(64).as_bytes());
     machine.put("root/proc/self/mountinfo", b"40 22 253:1 / /data rw - ext4 /dev/mapper/data rw\n");
     machine.put("root/run/postern-root/data-locked", format!("{REASON}\n").as_bytes());
@@ -187,4 +189,58 @@ fn a_factory_reset_clears_the_tpm_first() {
     let _daemon = machine.daemon(&machine.path("data"), &helper);
     let keys = machine.json(&["keys", "status"], "");
     assert!(keys["locked"]["what"].as_str().unwrap().contains("TPM"), "{keys}");
+}
+
+#[test]
+fn a_recovery_key_counts_as_confirmed_only_once_it_opens_the_data_partition_too() {
+    let machine = Machine::new();
+    machine.put("root/dev/postern/plain", &vec![0; 1 << 20]);
+    machine.put("root/dev/postern/data", b"");
+    machine.put("root/data/.keyslot", b"random");
+    let enrol = |end: u8| {
+        let path = "root/usr/bin/systemd-cryptenroll";
+        machine.put(
+            path,
+            format!("#!/bin/sh\necho enrolled >>{}\nexit {end}\n", machine.path("calls").display()).as_bytes(),
+        );
+        fs::set_permissions(machine.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let confirmed = || machine.json(&["keys", "status"], "")["recovery_confirmed"].clone();
+    let _helper = machine.helper();
+    let helper = machine.path("root/run/postern-root/helper.sock");
+    let _daemon = machine.daemon(&machine.path("data"), &["--helper", helper.to_str().unwrap()]);
+    let words = machine.json(&["keys", "recovery", "show"], "")["words"].as_str().unwrap().to_owned();
+    enrol(1);
+    let refused = machine.ask(&["keys", "recovery", "confirm"], &words);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && told.contains("not confirmed"), "{told}");
+    assert_eq!(confirmed(), false, "a crash at this moment leaves the same");
+    enrol(0);
+    let wrong = machine.ask(&["keys", "recovery", "confirm"], &format!("{}art", "abandon ".repeat(23)));
+    assert_eq!((wrong.status.code(), machine.calls().lines().count()), (Some(1), 1), "others' words go no further");
+    machine.json(&["keys", "recovery", "confirm"], &words);
+    assert_eq!((confirmed(), machine.calls().lines().count()), (true.into(), 2));
+}
+
+#[test]
+fn a_released_image_makes_no_keys_without_secure_boot_and_says_what_to_do() {
+    let machine = Machine::new();
+    machine.put("machine/secure-boot", b"setup_mode");
+    let more = ["--machine", &machine.path("machine").display().to_string()].map(str::to_owned);
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let mut daemon = machine.daemon(&machine.path("data"), &more);
+    let status = machine.json(&["status"], "");
+    assert_eq!(status["facts"]["secure_boot"], "setup_mode", "{status}");
+    assert!(status["locked"]["what"].as_str().unwrap().starts_with("Secure Boot is off"), "{status}");
+    assert!(status["locked"]["remedy"].as_str().unwrap().contains("enrol"), "{status}");
+    assert!(!machine.path("data/keys/store").exists());
+    let text = String::from_utf8(machine.ask(&["status"], "").stdout).unwrap();
+    assert!(text.contains("setup mode"), "{text}");
+    daemon.stop(PATIENCE).unwrap();
+    // With development keys it is an alarm.
+    machine.put("machine/may-seal", b"");
+    let _daemon = machine.daemon(&machine.path("data"), &more);
+    let status = machine.json(&["status"], "");
+    let alarms = status["facts"]["alarms"].to_string();
+    assert!(status["locked"].is_null() && alarms.contains("Secure Boot is off"), "{status}");
 }

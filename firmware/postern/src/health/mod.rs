@@ -4,7 +4,9 @@
 //! into the spool and out of it by the relay client and the cloud client, and say of each step what came of it. Place:
 //! asked for by operators, and by the unit that decides about a new image. Invariants: nothing leaves to a next hop or a
 //! recipient; no counter and no log line of mail counts a probe; a full disk, a crowd or a service that is away is
-//! reported and is no failure; one check at a time, with a bound for each step. A crash leaves what [`probe`] says.
+//! reported and is no failure, except while the image is on trial: then both messages must come through, and only a cloud
+//! service that was away before the update already is no failure; one check at a time, with a bound for each step. A crash
+//! leaves what [`probe`] says.
 //!
 //! ```text
 //! session ──SMTP──▶ intake ─▶ judge (fixed policy, real detectors, real workers) ─▶ spool
@@ -18,7 +20,7 @@ mod session;
 mod sink;
 pub mod trial;
 
-use crate::{build::Open, daemon::Daemon};
+use crate::{build::Open, daemon::Daemon, updates};
 use delivery::ProbeError;
 use mail::PROBE_DOMAIN;
 use operator::{
@@ -39,6 +41,9 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 const DELIVERY: Duration = Duration::from_secs(120);
 /// What follows intake, where there is none.
 const BEHIND_INTAKE: [&str; 5] = ["judge", "workers", "spool", "relay", "cloud"];
+
+/// In the data folder while the last update was begun with the cloud service away.
+const AWAY: &str = "cloud-away";
 
 /// The last check, and the right to make the next one.
 #[derive(Default)]
@@ -65,6 +70,29 @@ pub async fn check(daemon: &Daemon) -> HealthReport {
     let report = check_now(daemon).await;
     *daemon.health.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
     report
+}
+
+/// Notes for the image that is about to be tried what it can't know: whether the cloud service was away before it.
+pub async fn note_before_update(daemon: &Daemon) {
+    let report = check(daemon).await;
+    let away = report.checks.iter().any(|check| check.name == "cloud" && check.state == HealthState::Outside);
+    let note = daemon.arguments.data.join(AWAY);
+    let noted = if away { std::fs::write(&note, "") } else { std::fs::remove_file(&note) };
+    if let Err(error) = noted
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::error!(error:%; "whether the cloud service is away is not noted; a trial may fail for it");
+    }
+}
+
+/// What counts while an image is on trial: it must show that mail flows. Something that a defect of its own would look like
+/// proves nothing: a full disk or a crowd can be told from it at the next try, or by the image before.
+fn on_trial(check: HealthCheck, away_before: bool) -> HealthCheck {
+    if check.state != HealthState::Outside || check.name == "cloud" && away_before {
+        return check;
+    }
+    let what = format!("{}, and this image has not shown yet that it can", check.what);
+    HealthCheck { state: HealthState::Failed, what, ..check }
 }
 
 async fn check_now(daemon: &Daemon) -> HealthReport {
@@ -99,6 +127,10 @@ async fn check_now(daemon: &Daemon) -> HealthReport {
             checks.push(refuses(daemon).await);
             checks.extend(skipped("the appliance is not set up yet"));
         }
+    }
+    if daemon.helper.is_some() && updates::on_trial() {
+        let away_before = daemon.arguments.data.join(AWAY).exists();
+        checks = checks.into_iter().map(|check| on_trial(check, away_before)).collect();
     }
     let report = HealthReport::new(checks);
     match report.failure() {
@@ -334,5 +366,32 @@ fn cloud(sent: Option<&Result<(), Fault>>, open: &Open, kept: bool) -> HealthChe
             HealthCheck::told("cloud", HealthState::Outside, text)
         }
         None => HealthCheck::skipped("cloud", "no message was kept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{session::Answer, *};
+
+    #[test]
+    fn an_image_on_trial_that_refuses_every_message_for_now_has_shown_nothing() {
+        let listener = "192.0.2.1:25".parse().unwrap();
+        for (code, text) in [(421, "4.3.2 too many"), (452, "4.3.1 no storage"), (451, "4.3.2 too much to do")] {
+            let answer = Answer { code, text: text.to_owned() };
+            let check = intake_failed(listener, session::Fault::Refused { verb: "MAIL", answer });
+            assert!(HealthReport::new(vec![check.clone()]).healthy, "the image that stays is not to blame");
+            let report = HealthReport::new(vec![on_trial(check, true)]);
+            assert!(!report.healthy && !report.failure().unwrap().remedy.is_empty(), "{report:?}");
+        }
+    }
+
+    #[test]
+    fn a_cloud_service_that_was_away_before_the_update_is_not_the_new_images_fault() {
+        let away = HealthCheck::told("cloud", HealthState::Outside, "the service does not answer; wait");
+        assert!(HealthReport::new(vec![on_trial(away.clone(), true)]).healthy);
+        assert!(!HealthReport::new(vec![on_trial(away, false)]).healthy);
+        for fine in [HealthCheck::passed("cloud", "known"), HealthCheck::skipped("cloud", "not enrolled")] {
+            assert_eq!(on_trial(fine.clone(), false), fine);
+        }
     }
 }

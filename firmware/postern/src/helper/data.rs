@@ -3,8 +3,9 @@
 //! Job: see to it that there is a `/data` in every state: the data partition where the TPM opens it, else a small
 //! tmpfs with the reason beside it; open, seal and enrol by a passphrase of the recovery key. Place: `postern helper
 //! data` behind the mount and before the daemon; the rest is asked for by the daemon. Invariants: a partition that does
-//! not open is never written to; a boot that the TPM would not have opened is not sealed to. A crash leaves the key slots
-//! of before or of after: the tool writes the new one before it wipes an old one.
+//! not open is never written to; a boot that the TPM would not have opened is not sealed to, nor one without Secure
+//! Boot (`firmware`). A crash leaves the key slots of before or of after: the tool writes the new one before it wipes an old
+//! one; an unlocking that breaks off is done to its end by the next, and until then the box counts as locked.
 //!
 //! The TPM opens the partition only until the phase "sysinit" is measured, so that no later program can use it for that.
 //! What enrols a slot afterwards needs a passphrase: a random one, made while the TPM still answers, stands on the
@@ -12,8 +13,9 @@
 
 use super::{
     HelperError,
-    files::replace,
-    paths::{DATA as PARTITION, LOCKED, TWO_DISKS},
+    files::{remove, replace},
+    firmware,
+    paths::{BY_KEY, DATA as PARTITION, LOCKED, TWO_DISKS},
     place::Place,
     program::Program,
     protocol::{ErrorKind, Passphrase},
@@ -41,6 +43,10 @@ const SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
 const LONGEST_SLOT: u64 = 256;
 /// What cryptsetup(8) ends with where no key slot opens by a passphrase.
 const WRONG_PASSPHRASE: i32 = 2;
+/// e2fsck(8): up to here all errors were corrected (1), if there were any; 2 asks for a restart where it is the root.
+const CORRECTED: i32 = 3;
+/// A journal is replayed in seconds; a full check of a large partition takes minutes.
+const CHECK: Duration = Duration::from_secs(150);
 /// Deriving a key from a passphrase takes seconds by intent, and more on a slow box; the TPM's part takes seconds too.
 const SLOW: Duration = Duration::from_secs(120);
 
@@ -63,12 +69,11 @@ pub fn data(place: &Place) {
     }
 }
 
-/// Opens the partition and mounts it over the tmpfs; nothing where that was done.
+/// Opens the partition, mounts it over the tmpfs, and has the journal go on there. Each step is left out where it is done
+/// already, so that asking again ends what broke off.
 pub fn unlock(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
-    if is_mounted(place) {
-        return Ok(());
-    }
-    if !place.at(MAPPED).exists() {
+    let mounted = is_mounted(place);
+    if !mounted && !place.at(MAPPED).exists() {
         let partition = place.at(PARTITION);
         let partition = partition.to_string_lossy();
         let arguments = ["open", "--type", "luks2", "--key-file", "-", &partition, "data"];
@@ -84,21 +89,40 @@ pub fn unlock(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError>
             return Err(program.ended_badly(&ended));
         }
     }
-    mount_data(place)?;
+    let in_run = |error: std::io::Error| {
+        HelperError::failed(
+            format!("the state of the data partition can't be written down: {error}"),
+            "restart the box",
+        )
+    };
+    // Before anything that could break off: until it is sealed anew, the next start asks again.
+    replace(&place.at(BY_KEY), b"").map_err(in_run)?;
+    if !mounted {
+        mount_data(place)?;
+    }
     folders(place)?;
     if let Err(error) = own_slot(Some(passphrase), place) {
         log::error!(error:%; "no recovery key can be enrolled for the data partition");
     }
-    match fs::remove_file(place.at(LOCKED)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(HelperError::failed(format!("{LOCKED} can't be removed: {error}"), "restart the box"))
+    remove(&place.at(LOCKED)).map_err(in_run)?;
+    keep_journal(place);
+    Ok(())
+}
+
+/// What a start with an open partition does by itself (board/common/README.md, step 6). The box is open without it.
+fn keep_journal(place: &Place) {
+    let steps = [("systemctl", &["start", "var-log-journal.mount"][..]), ("journalctl", &["--flush"])];
+    for (program, arguments) in steps {
+        if let Err(error) = Program::new(program, arguments).succeed(place) {
+            log::error!(error:%; "the journal stays in memory until the next start");
+            return;
         }
-        _ => Ok(()),
     }
 }
 
 /// Binds the partition to this TPM, this firmware's policy key and this boot.
 pub fn seal(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
+    firmware::may_seal(place)?;
     // To what somebody has appended to the command line nothing may be sealed: it would open for him from now on.
     match pcr(12, place) {
         Some(pcr) if is_zero(&pcr) => {}
@@ -121,7 +145,10 @@ pub fn seal(passphrase: &Passphrase, place: &Place) -> Result<(), HelperError> {
     if moved && let Err(error) = fs::rename(&aside, &signature) {
         log::warn!(error:%; "the signature is back only after the next start");
     }
-    sealed.map(drop)
+    sealed?;
+    remove(&place.at(BY_KEY)).map_err(|error| {
+        HelperError::failed(format!("{BY_KEY} can't be removed: {error}"), "restart the box, which is sealed to it now")
+    })
 }
 
 /// Lets the passphrase open the partition, and no earlier one.
@@ -204,6 +231,10 @@ fn why_locked(place: &Place) -> Option<String> {
     } else if !place.at("/dev/tpmrm0").exists() {
         "this machine has no TPM, or its firmware hides it; switch the TPM on in the firmware's setup and start again"
             .to_owned()
+    } else if !place.at(PARTITION).exists()
+        && let Err(refusal) = firmware::may_seal(place)
+    {
+        refusal.to_string()
     } else if !place.at(PARTITION).exists() {
         "there is no data partition on this disk; start again, and replace the disk if it is missing then too"
             .to_owned()
@@ -242,15 +273,29 @@ fn is_zero(pcr: &str) -> bool {
     pcr.len() == 64 && pcr.bytes().all(|digit| digit == b'0')
 }
 
+/// As data.mount does: checked before, and read-only from the first error on.
 fn mount_data(place: &Place) -> Result<(), HelperError> {
     let (device, target) = (place.at(MAPPED), place.at(FOLDER));
+    check(&device, place);
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-    mount(Some(&device), &target, Some("ext4"), flags, None::<&str>).map_err(|error| {
+    mount(Some(&device), &target, Some("ext4"), flags, Some("errors=remount-ro")).map_err(|error| {
         HelperError::failed(
             format!("the file system of the data partition can't be mounted: {error}"),
             "restart the box; if it comes back, replace the disk or make the box as new by a factory reset",
         )
     })
+}
+
+/// Makes good what a power cut left. What it can't is mounted all the same, as at every start: the file system goes
+/// read-only where it meets it.
+fn check(device: &Path, place: &Place) {
+    let device = device.to_string_lossy();
+    let program = Program::new("e2fsck", &["-p", &device]).within(CHECK);
+    match program.run(place) {
+        Ok(ended) if ended.status.code().is_some_and(|code| code <= CORRECTED) => {}
+        Ok(ended) => log::error!(error:% = program.ended_badly(&ended); "the data partition has errors"),
+        Err(error) => log::error!(error:%; "the data partition is not checked"),
+    }
 }
 
 /// A folder in memory, so that the daemon has where to stand; what is written there ends with this boot.

@@ -15,6 +15,7 @@ mod data;
 mod disk;
 mod dispatch;
 mod files;
+mod firmware;
 mod network;
 pub mod paths;
 mod place;

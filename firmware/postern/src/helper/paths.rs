@@ -30,6 +30,12 @@ pub const GOOD: &str = "/run/postern-root/good";
 pub const PROGRESS: &str = "/run/postern-root/update-progress";
 /// Held during an installation.
 pub const UPDATE_LOCK: &str = "/run/postern-root/update.lock";
+/// Whether the firmware starts signed systems only: `on`, `off` or `setup_mode`.
+pub const SECURE_BOOT: &str = "/run/postern-root/secure-boot";
+/// There where keys may be sealed to this start; without it no data partition is made.
+pub const MAY_SEAL: &str = "/run/postern-root/may-seal";
+/// There while the data partition was opened by the recovery key and is not bound to this machine anew.
+pub const BY_KEY: &str = "/run/postern-root/data-by-key";
 /// The helper's socket.
 pub const SOCKET: &str = "/run/postern-root/helper.sock";
 /// Where the boot partition of the running slot is mounted.

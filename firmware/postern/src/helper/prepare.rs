@@ -9,7 +9,7 @@
 use super::{
     HelperError, disk,
     files::{self, replace},
-    network,
+    firmware, network,
     paths::{BOOT, RUN, SIGNATURES, SLOT, TWO_DISKS, UPDATE_VARIANT},
     place::Place,
     slot::Slot,
@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Does every step; what fails is logged.
 pub fn prepare(place: &Place) {
     attempt("root's own folder is missing", make_folder(place));
+    attempt("no data partition is made", firmware::tell(place));
     let slot = attempt("the running slot is unknown", running_slot(place));
     if let Some(slot) = slot {
         attempt("the running slot is not written down", write_slot(slot, place));

@@ -45,12 +45,13 @@ const MOST_REQUESTS: usize = 4;
 /// # Errors
 /// The socket is broken.
 pub fn serve(listener: &UnixListener, place: &Place, own: u32) -> io::Result<()> {
-    let under_way = Arc::new(AtomicUsize::new(0));
+    let (under_way, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
     listener.set_nonblocking(true)?;
     loop {
         let timeout = PollTimeout::try_from(IDLE).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if under_way.load(Ordering::SeqCst) == 0 => return Ok(()),
+            // Nobody has a connection, not even one whose answer is still being written.
+            Ok(0) if Arc::strong_count(&connections) == 1 => return Ok(()),
             Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => return Err(error.into()),
@@ -68,10 +69,10 @@ pub fn serve(listener: &UnixListener, place: &Place, own: u32) -> io::Result<()>
             let _ = answer(&stream, Err(busy));
             continue;
         }
-        let (place, ended) = (place.clone(), Ended(under_way.clone()));
+        let (place, ended, connection) = (place.clone(), Ended(under_way.clone()), connections.clone());
         let work = move || {
-            let _ended = ended;
-            if let Err(error) = converse(&stream, &place, own) {
+            let _connection = connection;
+            if let Err(error) = converse(&stream, &place, own, ended) {
                 log::warn!(error:%; "a connection to the helper broke");
             }
         };
@@ -79,7 +80,7 @@ pub fn serve(listener: &UnixListener, place: &Place, own: u32) -> io::Result<()>
     }
 }
 
-/// Counts a request out, also when it panics.
+/// Counts a request out, also when it panics. Before its answer: whoever has that may ask again at once.
 struct Ended(Arc<AtomicUsize>);
 
 impl Drop for Ended {
@@ -93,7 +94,7 @@ fn may_ask(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
-fn converse(stream: &UnixStream, place: &Place, own: u32) -> io::Result<()> {
+fn converse(stream: &UnixStream, place: &Place, own: u32, ended: Ended) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let peer = getsockopt(stream, PeerCredentials)?;
@@ -116,6 +117,7 @@ fn converse(stream: &UnixStream, place: &Place, own: u32) -> io::Result<()> {
         Ok(call) => call,
         Err(refusal) => {
             log::warn!(event = "helper_refused", uid, pid, what = refusal.what.as_str(); "the helper was asked for nothing that it knows");
+            drop(ended);
             return answer(stream, Err(refusal));
         }
     };
@@ -126,6 +128,7 @@ fn converse(stream: &UnixStream, place: &Place, own: u32) -> io::Result<()> {
         Ok(_) => log::info!(event = "helper_done", request; "the helper has done it"),
         Err(error) => log::error!(event = "helper_failed", request, error:%; "the helper has not done it"),
     }
+    drop(ended);
     answer(stream, result)
 }
 
@@ -159,6 +162,30 @@ mod tests {
     fn root_and_the_daemon_may_ask_and_nobody_else() {
         assert!(may_ask(0, 990) && may_ask(990, 990));
         assert!(!may_ask(991, 990) && !may_ask(65_534, 990));
+    }
+
+    #[test]
+    fn who_has_his_answer_may_ask_again_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let (listener, place) = (UnixListener::bind(&path).unwrap(), Place::new(folder.path()));
+        let own = nix::unistd::Uid::effective().as_raw();
+        // Ends with the test's process.
+        thread::spawn(move || serve(&listener, &place, own));
+        // As many as there is room for; each with one request at a time.
+        thread::scope(|scope| {
+            for _ in 0..MOST_REQUESTS {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let mut stream = UnixStream::connect(&path).unwrap();
+                        stream.write_all(b"{}\n").unwrap();
+                        let mut line = String::new();
+                        BufReader::new(stream).read_line(&mut line).unwrap();
+                        assert!(line.contains("bad_request"), "{line}");
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -23,6 +23,7 @@ impl Appliance {
             policy_key: self.tpm.policy_key(),
             policy_signatures: self.tpm.policy_signatures(),
             generation_floor: 1,
+            may_seal: true,
             deadline: Duration::from_secs(20),
             create: true,
         }
