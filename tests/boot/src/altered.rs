@@ -14,6 +14,7 @@ use ::image::{
     assemble::{Identity, Order, assemble},
     bundle,
     keys::Keys,
+    verity,
 };
 use std::{
     fs, io,
@@ -29,7 +30,7 @@ const UNIT: &str = "usr/lib/systemd/system/postern.service";
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// There is no init: the kernel panics.
+    /// The first process is one that is not there: the kernel panics.
     NoInit,
     /// The kernel image, signed as it should be, names another root hash than the root has.
     OtherRoot,
@@ -83,19 +84,28 @@ impl Flaw {
         let work = tempfile::tempdir_in(&folder)?;
         let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../keys/development");
         let keys = Keys::open(&keys).map_err(io::Error::other)?;
+        let squashfs = facts["parts"]["squashfs"].as_u64();
+        let squashfs = squashfs.ok_or_else(|| io::Error::other("image.json names no size of the squashfs"))?;
         let mut identity: Identity = serde_json::from_value(facts)?;
         match self {
             Self::OtherRoot | Self::BadBlock | Self::TooOld => {
                 for part in ["root.img", "boot-a.vfat", "boot-b.vfat"] {
                     fs::copy(image.file(part), work.path().join(part))?;
                 }
-                self.change_files(work.path(), &mut identity)?;
+                self.change_files(work.path(), &mut identity, squashfs)?;
                 bundle::write(work.path(), &keys, &identity, DATE).map_err(io::Error::other)?;
             }
-            Self::NoInit | Self::Hangs | Self::DaemonEnds | Self::DaemonSilent => {
+            Self::NoInit | Self::Hangs => {
+                // The same root without its hash tree, which is made again.
+                let root = work.path().join("root.squashfs");
+                fs::copy(image.file("root.img"), &root)?;
+                fs::File::options().write(true).open(&root)?.set_len(squashfs)?;
+                self.assemble(work.path(), &root, keys, identity, &beside).map_err(io::Error::other)?;
+            }
+            Self::DaemonEnds | Self::DaemonSilent => {
                 let root = work.path().join("root");
                 tool("unsquashfs", &["-quiet", "-no-progress", "-dest", text(&root), text(&image.file("root.img"))])?;
-                self.change_root(&root)?;
+                self.change_unit(&root)?;
                 self.assemble(work.path(), &root, keys, identity, &beside).map_err(io::Error::other)?;
             }
         }
@@ -103,36 +113,25 @@ impl Flaw {
         Ok(made)
     }
 
-    fn change_files(self, work: &Path, identity: &mut Identity) -> io::Result<()> {
-        let root = fs::File::options().read(true).write(true).open(work.join("root.img"))?;
+    fn change_files(self, work: &Path, identity: &mut Identity, squashfs: u64) -> io::Result<()> {
+        let path = work.join("root.img");
+        let root = fs::File::options().read(true).write(true).open(&path)?;
         match self {
             Self::TooOld => identity.version = "0.0.9".to_owned(),
-            // A squashfs ends in its tables, and the tree of hashes lies behind: this is neither.
-            Self::BadBlock => flip(&root, super_block(&root)? / 2)?,
-            // One byte in the first block and the tree made anew would be another root hash; so is a tree that is not
-            // that of its data from the first block on.
-            _ => flip(&root, 0)?,
+            // What every start reads: the first of the tables.
+            Self::BadBlock => flip(&root, tables(&root)?)?,
+            // Another root, with a tree that fits; where does not matter.
+            _ => {
+                flip(&root, tables(&root)? / 2)?;
+                root.set_len(squashfs)?;
+                verity::append(&path).map_err(io::Error::other)?;
+            }
         }
         Ok(())
     }
 
-    fn change_root(self, root: &Path) -> io::Result<()> {
-        match self {
-            Self::NoInit => {
-                for name in ["usr/sbin/init", "usr/bin/init"] {
-                    if fs::symlink_metadata(root.join(name)).is_ok() {
-                        fs::remove_file(root.join(name))?;
-                    }
-                }
-                Ok(())
-            }
-            Self::DaemonEnds => self.change_unit(root, "false"),
-            Self::DaemonSilent => self.change_unit(root, "sleep 1000000"),
-            _ => Ok(()),
-        }
-    }
-
-    fn change_unit(self, root: &Path, applet: &str) -> io::Result<()> {
+    fn change_unit(self, root: &Path) -> io::Result<()> {
+        let applet = if self == Self::DaemonEnds { "false" } else { "sleep 1000000" };
         let unit = root.join(UNIT);
         let text = fs::read_to_string(&unit)?;
         let changed: Vec<_> =
@@ -157,7 +156,11 @@ impl Flaw {
         identity: Identity,
         beside: &Path,
     ) -> Result<(), ImageError> {
-        let extra = if self == Self::Hangs { format!("init={BUSYBOX} -- sleep 1000000") } else { String::new() };
+        let extra = match self {
+            Self::NoInit => "init=/usr/lib/nothing".to_owned(),
+            Self::Hangs => format!("init={BUSYBOX} -- sleep 1000000"),
+            _ => String::new(),
+        };
         assemble(&Order {
             rootfs: root.to_owned(),
             kernel: beside.join("kernel/bzImage"),
@@ -173,7 +176,7 @@ impl Flaw {
 }
 
 /// Where the tables of a squashfs begin (`inode_table_start`): all before are files' blocks.
-fn super_block(root: &fs::File) -> io::Result<u64> {
+fn tables(root: &fs::File) -> io::Result<u64> {
     let mut octets = [0; 8];
     root.read_exact_at(&mut octets, 64)?;
     Ok(u64::from_le_bytes(octets))
