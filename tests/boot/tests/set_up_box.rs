@@ -13,7 +13,7 @@ use lab::scene::CONFIDENTIAL;
 use std::collections::BTreeMap;
 
 /// What runs beside the kernel's own threads, and whose it is. Nothing else may.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("/usr/lib/systemd/systemd", "PID 1"),
     ("/sbin/init", "PID 1, as the kernel starts it"),
     ("/usr/lib/systemd/systemd-journald", "the journal"),
@@ -25,6 +25,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("dbus-broker", "the bus"),
     ("/usr/bin/rauc", "updates"),
     ("/usr/bin/postern", "the appliance"),
+    ("/proc/self/exe", "the appliance's workers, which it starts from itself"),
     ("/usr/bin/postern-development-agent", "this test's window"),
     (BUSYBOX, "this test's look"),
 ];
