@@ -71,8 +71,13 @@ units=$root/usr/lib/systemd/system
 # First, since the bus's socket would go below without its service.
 ln -sf dbus-broker.service "$units/dbus.service"
 for unit in "$units"/*.service; do
-    program=$(sed -nE 's/^Exec(Start|Reload)=[-@:+!|]*(\/[^ ]+).*/\2/p' "$unit" | head -n 1)
-    [ -z "$program" ] || [ -e "$root$program" ] || rm "$unit"
+    program=$(sed -nE 's/^Exec(Start|Reload)=[-@:+!|]*([^ ]+).*/\2/p' "$unit" | head -n 1)
+    case $program in
+        '') ;;
+        /*) [ -e "$root$program" ] || rm "$unit" ;;
+        # By name alone, as bootctl in systemd-boot-random-seed.service.
+        *) [ -e "$root/usr/bin/$program" ] || [ -e "$root/usr/sbin/$program" ] || rm "$unit" ;;
+    esac
 done
 for unit in "$units"/*.socket "$units"/*.timer "$units"/*.path; do
     [ -e "$unit" ] || continue
