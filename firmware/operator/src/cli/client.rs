@@ -8,7 +8,7 @@ use crate::{
     protocol::{Answer, Call, LONGEST_ANSWER, VERSION},
 };
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -79,11 +79,36 @@ fn exchange(stream: &mut UnixStream, request: Request, patience: Duration) -> io
     // A daemon that refuses us may have closed its end already; its answer says more than the broken pipe.
     let sent = stream.write_all(&line);
     let mut answer = Zeroizing::new(Vec::new());
-    let read = BufReader::new(stream.take(LONGEST_ANSWER)).read_until(b'\n', &mut answer);
+    let read = read_line(stream, &mut answer);
     match (sent, read) {
         (_, Ok(read)) if read > 0 => Ok(serde_json::from_slice(&answer)?),
         (Err(error), _) | (Ok(()), Err(error)) => Err(error),
         (Ok(()), Ok(_)) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Reads up to the end of a line, or of what the daemon sends. An answer may be a recovery key, of which nothing is left
+/// behind: the buffers are overwritten, also the ones that were outgrown.
+fn read_line(stream: &mut UnixStream, answer: &mut Zeroizing<Vec<u8>>) -> io::Result<usize> {
+    let mut piece = Zeroizing::new([0; REQUEST]);
+    loop {
+        let read = match stream.read(&mut *piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let taken = piece.get(..read).unwrap_or_default();
+        if answer.capacity() - answer.len() < read {
+            let mut wider = Zeroizing::new(Vec::with_capacity(2 * answer.capacity() + REQUEST));
+            wider.extend_from_slice(answer);
+            *answer = wider;
+        }
+        answer.extend_from_slice(taken);
+        if read == 0 || taken.ends_with(b"\n") {
+            return Ok(answer.len());
+        }
+        if answer.len() as u64 > LONGEST_ANSWER {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is longer than any that there is"));
+        }
     }
 }
 
