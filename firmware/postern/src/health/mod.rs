@@ -68,7 +68,16 @@ impl Last {
 pub async fn check(daemon: &Daemon) -> HealthReport {
     let _one_at_a_time = daemon.health.checking.lock().await;
     let report = check_now(daemon).await;
-    *daemon.health.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+    let before = daemon.health.report.lock().unwrap_or_else(PoisonError::into_inner).replace(report.clone());
+    match report.failure() {
+        None => log::info!(event = "healthy"; "the health check passed"),
+        // Whoever waits for a healthy box asks every few seconds: the same answer is said once.
+        failure if before.as_ref().and_then(HealthReport::failure) == failure => {}
+        Some(failed) => {
+            let (check, what) = (failed.name.as_str(), failed.what.as_str());
+            log::error!(event = "unhealthy", check, what; "the health check failed");
+        }
+    }
     report
 }
 
@@ -132,15 +141,7 @@ async fn check_now(daemon: &Daemon) -> HealthReport {
         let away_before = daemon.arguments.data.join(AWAY).exists();
         checks = checks.into_iter().map(|check| on_trial(check, away_before)).collect();
     }
-    let report = HealthReport::new(checks);
-    match report.failure() {
-        None => log::info!(event = "healthy"; "the health check passed"),
-        Some(failed) => {
-            let (check, what) = (failed.name.as_str(), failed.what.as_str());
-            log::error!(event = "unhealthy", check, what; "the health check failed");
-        }
-    }
-    report
+    HealthReport::new(checks)
 }
 
 fn skipped(why: &str) -> impl Iterator<Item = HealthCheck> {
