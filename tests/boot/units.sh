@@ -10,7 +10,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 overlay=$(cd "$here/../../board/common/overlay" && pwd)
 
 # Exposure that each unit may have, in tenths, as --threshold= takes it.
-exposure=(postern.service:15 postern-console@tty1.service:15 postern-health.service:15 postern-trial.service:15)
+exposure=(postern.service:15 postern-console@tty1.service:15 postern-health.service:15 postern-trial.service:15
+    postern-power-button@event0.service:15)
 
 fail() {
     echo "units.sh: $*" >&2
@@ -32,7 +33,7 @@ mkdir -p "$work/run/systemd/system"
 within /usr/lib/systemd/system-generators/systemd-cryptsetup-generator /run/systemd/system{,,}
 
 mapfile -t units < <(find "$overlay/usr/lib/systemd/system" -maxdepth 1 -type f -printf '%f\n' |
-    sed 's|postern-console@\.|postern-console@tty1.|' | LC_ALL=C sort)
+    sed 's|postern-console@\.|postern-console@tty1.|; s|postern-power-button@\.|postern-power-button@event0.|' | LC_ALL=C sort)
 said=$(within /usr/bin/systemd-analyze verify --man=no --recursive-errors=yes "${units[@]}" default.target 2>&1) ||
     fail "systemd-analyze verify: $said"
 [ -z "$said" ] || fail "systemd-analyze verify: $said"

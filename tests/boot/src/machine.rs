@@ -12,8 +12,9 @@ use crate::{
 use lab::process::{Process, free_port, wait_until};
 use std::{
     fs, io,
-    io::Read,
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -119,6 +120,7 @@ impl Machine {
             .arg("-chardev")
             .arg(format!("socket,id=agent,server=on,wait=off,path={}", self.file("agent.sock").display()));
         command.args(["-device", "virtserialport,chardev=agent,name=org.postern.development"]);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", self.file("qmp.sock").display()));
         command.args(["-device", "i6300esb", "-watchdog-action", "reset", "-device", "virtio-rng-pci"]);
         command
     }
@@ -129,10 +131,25 @@ impl Machine {
         for process in [self.qemu.take(), self.tpm.take()] {
             drop(process);
         }
-        for socket in ["serial.sock", "agent.sock", "tpm.sock"] {
+        for socket in ["serial.sock", "agent.sock", "tpm.sock", "qmp.sock"] {
             // Not there when the machine was off.
             let _ = fs::remove_file(self.file(socket));
         }
+    }
+
+    /// Presses the power button, shortly.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub fn press_power_button(&self) -> io::Result<()> {
+        let mut control = BufReader::new(UnixStream::connect(self.file("qmp.sock"))?);
+        let mut said = String::new();
+        control.read_line(&mut said)?;
+        for command in ["qmp_capabilities", "system_powerdown"] {
+            writeln!(control.get_mut(), "{{\"execute\": \"{command}\"}}")?;
+            control.read_line(&mut said)?;
+        }
+        if said.contains("\"error\"") { Err(io::Error::other(said)) } else { Ok(()) }
     }
 
     /// Waits until the machine has switched itself off.

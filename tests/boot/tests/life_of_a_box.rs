@@ -71,6 +71,10 @@ fn a_box_is_set_up_survives_a_power_cut_and_updates_itself() {
     step("what was queued is delivered");
     nothing_failed(&machine);
     postern(&machine, &["audit", "verify"], "").unwrap();
+
+    machine.press_power_button().unwrap();
+    machine.wait_until_off(BOOT).unwrap_or_else(|error| panic!("{error}\n{}", machine.serial().text()));
+    step("a press of the power button switched it off");
 }
 
 /// Whether the slot with this index runs and has shown that it works.

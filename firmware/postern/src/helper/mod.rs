@@ -20,6 +20,7 @@ mod network;
 pub mod paths;
 mod place;
 mod power;
+mod power_button;
 mod prepare;
 mod program;
 mod protocol;
@@ -67,6 +68,11 @@ enum Task {
     Prepare,
     /// Behind the data partition's mount: its folders, or what stands in for it
     Data,
+    /// Switch off when the power button is pressed; started by udev
+    PowerButton {
+        /// The button's device, such as /dev/input/event0
+        device: PathBuf,
+    },
 }
 
 /// Runs one task to its end.
@@ -88,6 +94,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Task::Data => {
             data::data(&place);
             update::at_boot(&place);
+        }
+        Task::PowerButton { device } => {
+            if let Err(error) = power_button::watch(&device, &place) {
+                log::error!(error:%, device:? = device; "the power button can't be watched");
+                return ExitCode::FAILURE;
+            }
         }
         Task::Serve { user } => {
             if let Err(error) = socket(&place).and_then(|listener| serve::serve(&listener, &place, uid_of(&user)?)) {
