@@ -38,8 +38,6 @@ packages=(
 # shellcheck source=/dev/null
 . "$project/board/common/keep.env"
 read -r -d '' -a programs <<<"${PROGRAMS:?}" || true
-# Debian's libdevmapper waits until udev has called this (95-dm-notify.rules).
-programs+=(dmsetup)
 read -r -d '' -a parts <<<"${PARTS:?}" || true
 read -r -d '' -a generators <<<"${GENERATORS:?}" || true
 

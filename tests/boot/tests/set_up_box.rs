@@ -13,11 +13,12 @@ use lab::scene::CONFIDENTIAL;
 use std::collections::BTreeMap;
 
 /// What runs beside the kernel's own threads, and whose it is. Nothing else may.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("/usr/lib/systemd/systemd", "PID 1"),
-    ("/sbin/init", "PID 1, as the kernel starts it"),
+    ("/sbin/init", "PID 1"),
     ("/usr/lib/systemd/systemd-journald", "the journal"),
     ("/usr/lib/systemd/systemd-udevd", "devices"),
+    ("(udev-worker)", "devices"),
     ("/usr/lib/systemd/systemd-networkd", "addresses"),
     ("/usr/lib/systemd/systemd-resolved", "names"),
     ("/usr/lib/systemd/systemd-timesyncd", "time"),
