@@ -4,8 +4,9 @@
 //! tmpfs with the reason beside it; open, seal and enrol by a passphrase of the recovery key. Place: `postern helper
 //! data` behind the mount and before the daemon; the rest is asked for by the daemon. Invariants: a partition that does
 //! not open is never written to; a boot that the TPM would not have opened is not sealed to, nor one without Secure
-//! Boot (`firmware`). A crash leaves the key slots of before or of after: the tool writes the new one before it wipes an old
-//! one; an unlocking that breaks off is done to its end by the next, and until then the box counts as locked.
+//! Boot (`firmware`). A crash while sealing can leave no slot for the TPM: the passphrases open, and the next start asks for
+//! the recovery key; one while a passphrase is changed leaves the one of before or both. An unlocking that breaks off is
+//! done to its end by the next, and until then the box counts as locked.
 //!
 //! The TPM opens the partition only until the phase "sysinit" is measured, so that no later program can use it for that.
 //! What enrols a slot afterwards needs a passphrase: a random one, made while the TPM still answers, stands on the
