@@ -82,6 +82,14 @@ pub struct SlotReport {
     pub next: bool,
 }
 
+impl SlotReport {
+    /// The version, or why there is none: a slot tells its version when it starts, an update when it is installed.
+    #[must_use]
+    pub fn version_in_words(&self) -> &str {
+        self.version.as_deref().unwrap_or(if self.good { "not started yet" } else { "empty" })
+    }
+}
+
 /// An update from one slot to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Update {

@@ -51,7 +51,7 @@ pub(super) fn update(report: &UpdateReport) -> String {
     }
     let mut table = Table::new(&["SLOT", "VERSION", "STATE"]);
     for slot in &report.slots {
-        table.row([slot.name.clone(), slot.version.clone().unwrap_or_else(|| "unknown".to_owned()), words(slot)]);
+        table.row([slot.name.clone(), slot.version_in_words().to_owned(), words(slot)]);
     }
     out.push_str(&table.lay_out());
     if let Some(update) = &report.update {
@@ -123,7 +123,7 @@ mod tests {
         let mut report = UpdateReport { slots, update: Some(update), ..UpdateReport::default() };
         let told = self::update(&report);
         assert!(told.starts_with("! it hung\n  → install another; then `postern update acknowledge`\n"), "{told}");
-        assert!(told.contains("runs, good") && told.contains("not marked good"), "{told}");
+        assert!(told.contains("not started yet  runs, good") && told.contains("empty            not marked"), "{told}");
         report.update.as_mut().unwrap().acknowledged = true;
         let told = self::update(&report);
         assert!(!told.contains('!') && told.contains("it hung (acknowledged)"), "{told}");

@@ -148,8 +148,7 @@ fn software(state: &State, sheet: &mut Sheet<'_>) {
     let mut slots: Vec<_> = report.slots.iter().collect();
     slots.sort_by_key(|slot| !slot.running);
     let slots = slots.into_iter().map(|slot| {
-        // What is good holds something, also where nobody has said which version.
-        let version = slot.version.as_deref().unwrap_or(if slot.good { "unknown" } else { "empty" });
+        let version = slot.version_in_words();
         let marks = [(slot.running, "runs"), (slot.next && !slot.running, "next"), (!slot.good, "not proven")];
         let marks: Vec<&str> = marks.into_iter().filter(|(holds, _)| *holds).map(|(_, mark)| mark).collect();
         if marks.is_empty() {
