@@ -82,8 +82,8 @@ impl<'a> Scan<'a> {
             let decoded = Header::decode(&self.segment.id, &head)
                 .filter(|(header, _)| u64::from(at) + header.room() <= u64::from(self.segment.length));
             let Some((header, sum)) = decoded else {
-                gap.get_or_insert((at, message_in(&head)));
-                self.at += HEADER as u32;
+                gap.get_or_insert_with(|| (at, message_in(&head)));
+                self.at = self.reader.behind_zeros(at + HEADER as u32);
                 continue;
             };
             let payload = self.reader.payload(at + HEADER as u32, header.length)?;
@@ -94,7 +94,9 @@ impl<'a> Scan<'a> {
                 self.end = self.at;
                 self.durable = self.durable.max(header.durable);
                 if header.kind == crate::record::Kind::Close {
-                    self.durable = self.at;
+                    self.durable = self.end;
+                    // Nothing was written behind it: the rest, which is most of the segment, need not be read.
+                    self.at = self.segment.length;
                 }
                 Found::Record { offset: at, header, payload }
             } else {
@@ -142,6 +144,15 @@ impl Window<'_> {
         self.start = at;
         self.lost |= !read_around(self.file, u64::from(at), &mut self.bytes)?;
         Ok(inside(self))
+    }
+
+    /// The next place for a header that is not all zeros, as far as the window goes: a segment is mostly empty.
+    fn behind_zeros(&self, at: u32) -> u32 {
+        let read = at.checked_sub(self.start).and_then(|from| self.bytes.get(from as usize..)).unwrap_or_default();
+        let (places, _) = read.as_chunks::<HEADER>();
+        let empty = places.iter().take_while(|place| **place == [0; HEADER]).count();
+        // Within the window, which is within 32 bits.
+        at + (empty * HEADER) as u32
     }
 
     fn payload(&mut self, at: u32, length: u32) -> io::Result<Vec<u8>> {
