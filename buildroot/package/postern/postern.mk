@@ -57,11 +57,12 @@ define POSTERN_USE_VENDORED_CRATES
 		exit 1; }
 	mkdir -p $(@D)/.cargo
 	printf '%s\n' \
+		'' \
 		'[source.crates-io]' \
 		'replace-with = "vendored"' \
 		'[source.vendored]' \
 		'directory = "$(POSTERN_IMAGE_CRATES)"' \
-		>$(@D)/.cargo/config.toml
+		>>$(@D)/.cargo/config.toml
 endef
 POSTERN_POST_RSYNC_HOOKS += POSTERN_USE_VENDORED_CRATES
 
