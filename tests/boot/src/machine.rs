@@ -8,6 +8,7 @@ use crate::{
     agent::Agent,
     image::Image,
     serial::{self, Line, Serial},
+    snapshot::disk_over,
 };
 use lab::process::{Process, free_port, wait_until};
 use std::{
@@ -22,6 +23,8 @@ use std::{
 
 /// UEFI firmware with Secure Boot and System Management Mode (package ovmf).
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+/// There while a second disk is plugged in.
+pub(crate) const SECOND_DISK: &str = "second.qcow2";
 /// Size of the machine's disk.
 const DISK: &str = "4G";
 
@@ -42,7 +45,7 @@ impl Machine {
     /// A tool is missing or refuses; the error says which.
     pub fn new(folder: &Path, image: &Image) -> io::Result<Self> {
         let machine = Self::in_folder(folder)?;
-        machine.disk_over(&image.file("disk.img"), "raw", Some(DISK))?;
+        disk_over(&image.file("disk.img"), "raw", Some(DISK), &machine.file("disk.qcow2"))?;
         fs::copy(image.file("ovmf-vars.fd"), machine.file("vars.fd"))?;
         machine.new_tpm()?;
         Ok(machine)
@@ -108,6 +111,11 @@ impl Machine {
         command.arg("-drive").arg(format!("if=pflash,unit=1,format=raw,file={}", self.file("vars.fd").display()));
         command.arg("-drive").arg(format!("if=none,id=disk,format=qcow2,file={}", self.file("disk.qcow2").display()));
         command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
+        let second = self.file(SECOND_DISK);
+        if second.exists() {
+            command.arg("-drive").arg(format!("if=none,id=second,format=qcow2,file={}", second.display()));
+            command.args(["-device", "virtio-blk-pci,drive=second"]);
+        }
         command.arg("-chardev").arg(format!("socket,id=tpm,path={}", self.file("tpm.sock").display()));
         command.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
         command.arg("-netdev").arg(format!("user,id=net,hostfwd=tcp:{}-10.0.2.15:25", self.smtp));

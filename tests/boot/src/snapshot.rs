@@ -4,7 +4,7 @@
 //! begin from the same box. Invariants: a kept state is never written again; machines that are put up from it have overlays
 //! and copies of their own. A crash leaves a folder without `kept`, which counts as none.
 
-use crate::machine::{Machine, text, tool};
+use crate::machine::{Machine, SECOND_DISK, text, tool};
 use std::{fs, io, path::Path};
 
 /// There once everything else is.
@@ -41,7 +41,7 @@ impl Machine {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("no machine was kept in {}", kept.display())));
         }
         let machine = Self::in_folder(folder)?;
-        machine.disk_over(&kept.join("disk.qcow2"), "qcow2", None)?;
+        disk_over(&kept.join("disk.qcow2"), "qcow2", None, &machine.file("disk.qcow2"))?;
         fs::copy(kept.join("vars.fd"), machine.file("vars.fd"))?;
         copy_folder(&kept.join("tpm"), &machine.file("tpm"))?;
         Ok(machine)
@@ -53,16 +53,34 @@ impl Machine {
     /// Nothing was kept there.
     pub fn exchange_disk(&mut self, kept: &Path) -> io::Result<()> {
         self.power_cut();
-        self.disk_over(&kept.join("disk.qcow2"), "qcow2", None)
+        disk_over(&kept.join("disk.qcow2"), "qcow2", None, &self.file("disk.qcow2"))
     }
 
-    /// A new disk whose contents are those of `base`, which stays as it is.
-    pub(crate) fn disk_over(&self, base: &Path, format: &str, size: Option<&str>) -> io::Result<()> {
-        let (base, disk) = (base.canonicalize()?, self.file("disk.qcow2"));
-        let mut arguments = vec!["create", "-q", "-f", "qcow2", "-F", format, "-b", text(&base), text(&disk)];
-        arguments.extend(size);
-        tool("qemu-img", &arguments)
+    /// Plugs a disk with this image in beside the machine's own; the machine is switched off.
+    ///
+    /// # Errors
+    /// qemu-img refuses.
+    pub fn plug_in(&mut self, image: &Path) -> io::Result<()> {
+        self.power_cut();
+        disk_over(image, "raw", None, &self.file(SECOND_DISK))
     }
+
+    /// Takes the second disk out; the machine is switched off.
+    ///
+    /// # Errors
+    /// There was none.
+    pub fn unplug(&mut self) -> io::Result<()> {
+        self.power_cut();
+        fs::remove_file(self.file(SECOND_DISK))
+    }
+}
+
+/// A new disk whose contents are those of `base`, which stays as it is.
+pub(crate) fn disk_over(base: &Path, format: &str, size: Option<&str>, disk: &Path) -> io::Result<()> {
+    let base = base.canonicalize()?;
+    let mut arguments = vec!["create", "-q", "-f", "qcow2", "-F", format, "-b", text(&base), text(disk)];
+    arguments.extend(size);
+    tool("qemu-img", &arguments)
 }
 
 /// Copies a folder with all that is in it; blocks are shared where the file system can.

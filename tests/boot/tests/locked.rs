@@ -1,4 +1,4 @@
-//! Boxes that don't get their keys: an edited command line, a planted credential, another machine's TPM.
+//! Boxes that don't get their keys: an edited command line, a planted credential, another machine's TPM, two disks.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking and says how long it took")]
 
@@ -100,6 +100,29 @@ fn with_another_machines_tpm_nothing_is_readable_until_the_recovery_key_seals_it
     machine.wait_for_greeting(BOOT).unwrap();
     mail_flows(&machine, &around, &[]);
     wait_until(&machine, &["update", "status"], BOOT, |report| is_good(report, "a")).unwrap();
+}
+
+#[test]
+#[ignore = "five minutes: make boot-test"]
+fn with_a_second_disk_of_ours_nothing_is_opened_until_it_is_unplugged() {
+    let folder = tempfile::tempdir().unwrap();
+    let Prepared { mut machine, around, image, .. } = Prepared::at(Stage::SetUp, folder.path()).unwrap();
+    let queued = queue_and_cut(&mut machine, &around);
+    machine.plug_in(&image.file("disk.img")).unwrap();
+    machine.power_on().unwrap();
+    machine.agent().wait(BOOT).unwrap_or_else(|error| panic!("{error}\n{}", machine.serial().text()));
+    let status = wait_until(&machine, &["status"], BOOT, |status| status["starting"] != true).unwrap();
+    let (what, remedy) = (status["locked"]["what"].to_string(), status["locked"]["remedy"].to_string());
+    assert!(what.contains("two Postern disks in this machine, /dev/vda and /dev/vdb"), "{status}");
+    assert!(remedy.contains("take the one out that does not belong here"), "{status}");
+    let reply = around.refused(&machine).unwrap();
+    assert!(reply.starts_with("451"), "{reply}");
+    machine.serial().wait_for_screen(&["two Postern disks"], BOOT).unwrap();
+
+    machine.unplug().unwrap();
+    machine.power_on().unwrap();
+    machine.wait_for_greeting(BOOT).unwrap();
+    mail_flows(&machine, &around, &queued);
 }
 
 /// Starts the box, has it accept a mail that waits, and pulls the plug.
