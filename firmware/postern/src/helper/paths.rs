@@ -11,6 +11,8 @@ pub const BOOT_A: &str = "/dev/postern/boot-a";
 pub const BOOT_B: &str = "/dev/postern/boot-b";
 /// The plain area, the record of starts, and last words.
 pub const PLAIN: &str = "/dev/postern/plain";
+/// The root that runs, under verity: the device that the kernel makes of its command line.
+pub const ROOT: &str = "/dev/dm-0";
 /// The encrypted partition.
 pub const DATA: &str = "/dev/postern/data";
 

@@ -30,6 +30,9 @@
 //! | before RAUC takes N out            | N starts nowhere by itself but as the dead man of P, where it is on trial |
 //! | in the firmware, before `prepare`  | O runs, with its reason; P is tried at the next restart                   |
 //!
+//! A slot that has run and stops later is started again, up to three times without health. Where it stopped in a panic, or
+//! had fallen before, its root is first read from end to end: with a damaged block it dies before BootNext is set again.
+//!
 //! What no firmware gets out of: a start of P that is lost before it is seen, *and* an O that dies early.
 //!
 //! The record lies in two copies on the plain partition, since `prepare` comes before the data partition is opened; it
@@ -41,9 +44,10 @@ use super::{
     HelperError,
     boot_entries::{Entries, Wanted},
     files,
-    paths::{PLAIN, STARTS, STARTS_LOCK},
+    paths::{PLAIN, ROOT, STARTS, STARTS_LOCK},
     place::Place,
     slot::Slot,
+    update::words,
 };
 use crate::plain::copies::Copies;
 use jiff::Timestamp;
@@ -58,6 +62,8 @@ use std::{
 
 /// Between the plain area's copies and last words (`plain::area`).
 const COPIES: Copies = Copies { magic: b"POSTERN-START-1\0", at: [256 * 1024, 896 * 1024] };
+/// Octets of the root that are read at once.
+const READ_AT_ONCE: usize = 1 << 20;
 /// What is published has some hundred octets.
 const MOST_PUBLISHED: u64 = 16 * 1024;
 
@@ -94,8 +100,15 @@ pub fn at_start(running: Slot, version: Option<&str>, place: &Place) -> Result<(
         let other = |entries: &Entries| lost || entries.order().contains(&running.other());
         Record::first(running, entries.as_ref().map_or(true, |(entries, _)| other(entries)))
     });
+    // A damaged block is met when it is read, which may be an hour after the start that asked for the next one.
+    let fell = record.fallback.as_ref().is_some_and(|fallback| fallback.slot == running.letter());
+    let doubtful = record.may_yield(running) && (fell || words::panicked(place));
+    let whole = if doubtful { read_root(place) } else { Ok(()) };
     let start = Start { running, version, entries_lost: lost, now: Timestamp::now() };
-    let (record, wanted) = record.at_start(&start);
+    let (record, mut wanted) = record.at_start(&start);
+    if whole.is_err() {
+        wanted.next = None;
+    }
     if record.trial == Some(running) || running != record.preferred {
         log::warn!(event = "not_preferred", running = running.letter(), preferred = record.preferred.letter(); "another slot runs than is preferred");
     }
@@ -111,10 +124,26 @@ pub fn at_start(running: Slot, version: Option<&str>, place: &Place) -> Result<(
             "look for a newer firmware of this board",
         ))
     });
-    let done = kept.and(arranged);
+    let done = kept.and(arranged).and(whole);
     let firmware = done.as_ref().err().map(|error| Reason { what: error.what.clone(), remedy: error.remedy.clone() });
     publish(&Starts { fallback: record.fallback, firmware }, place)?;
     done
+}
+
+/// Reads the root from end to end. At a damaged block the kernel stops, before this slot is asked for once more, so that
+/// the firmware starts the other one.
+fn read_root(place: &Place) -> Result<(), HelperError> {
+    log::warn!(event = "root_read"; "the run before did not end well: the root of this slot is read whole");
+    let read = File::open(place.at(ROOT)).and_then(|root| {
+        let mut root = io::BufReader::with_capacity(READ_AT_ONCE, root);
+        io::copy(&mut root, &mut io::sink())
+    });
+    read.map(drop).map_err(|error| {
+        HelperError::failed(
+            format!("the root of this slot can't be read: {error}"),
+            "restart the box, and the other slot starts; then install the version again",
+        )
+    })
 }
 
 /// A health check has passed on `running`.

@@ -94,6 +94,12 @@ impl Record {
         self.good.contains(&slot) && self.trial != Some(slot)
     }
 
+    /// Whether `running` may still yield to the other slot by dying before it is asked for again.
+    #[must_use]
+    pub fn may_yield(&self, running: Slot) -> bool {
+        running == self.preferred && self.trial.is_none() && self.is_good(running.other())
+    }
+
     /// After a start; and what the firmware is to do from now on.
     #[must_use]
     pub fn at_start(mut self, start: &Start<'_>) -> (Self, Wanted) {

@@ -18,7 +18,7 @@ mod rauc;
 pub mod record;
 pub mod trial;
 mod version;
-mod words;
+pub(super) mod words;
 
 use super::{
     HelperError, Place,

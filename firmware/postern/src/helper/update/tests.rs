@@ -342,6 +342,32 @@ fn a_good_slot_that_panics_is_told_with_its_panic_until_acknowledged() {
 }
 
 #[test]
+fn after_a_panic_the_root_is_read_whole_before_the_slot_is_asked_for_again() {
+    let root = Root::new();
+    mark_good(&root.place).unwrap();
+    let panic = "<0>[    1.0] Kernel panic - not syncing: dm-verity device corrupted\n";
+    let reads = |id: &str| {
+        root.starts(id, "a");
+        (root.firmware().1, status(&root.place).unwrap().starts.firmware.map(|firmware| firmware.what))
+    };
+    // Nothing has happened: nobody looks.
+    assert_eq!(reads("second"), (Some("0001".into()), None));
+    root.write("/sys/fs/pstore/dmesg-efi_pstore-1", panic);
+    let (next, told) = reads("third");
+    assert!(next.is_none() && told.unwrap().contains("the root of this slot can't be read"), "the other one is next");
+    mark_good(&root.place).unwrap();
+    root.write("/dev/dm-0", &"root".repeat(1 << 19));
+    root.write("/sys/fs/pstore/dmesg-efi_pstore-1", panic);
+    assert_eq!(reads("fourth"), (Some("0001".into()), None), "it was something else");
+    // The other slot is the last: it is not put to the test.
+    fs::remove_file(root.place.at("/dev/dm-0")).unwrap();
+    root.starts("fifth", "b");
+    root.write("/sys/fs/pstore/dmesg-efi_pstore-1", panic);
+    root.starts("sixth", "b");
+    assert!(status(&root.place).unwrap().starts.firmware.is_none());
+}
+
+#[test]
 fn an_installation_over_the_slot_that_fell_keeps_the_one_that_runs() {
     let root = Root::new();
     mark_good(&root.place).unwrap();

@@ -77,6 +77,12 @@ pub fn take_panic(place: &Place) -> Option<String> {
     cause.or(panic)
 }
 
+/// Whether the run before ended in a panic, or one before that nobody has looked at.
+#[must_use]
+pub fn panicked(place: &Place) -> bool {
+    fs::read_dir(place.at(PSTORE)).is_ok_and(|mut records| records.next().is_some())
+}
+
 fn read_piece(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MOST_PIECE).read_to_end(&mut bytes)).ok()?;
@@ -155,7 +161,9 @@ mod tests {
             "dmesg-efi_pstore-176000000002001",
             "Panic#1 Part2\n<3>[   10.9] device-mapper: verity: 254:0: data block 42 is corrupted\n",
         );
+        assert!(panicked(&place));
         let told = take_panic(&place).unwrap();
+        assert!(!panicked(&place));
         assert_eq!(told, "device-mapper: verity: 254:0: data block 42 is corrupted");
         assert_eq!(take_panic(&place), None);
         piece(
