@@ -55,7 +55,7 @@ define POSTERN_USE_VENDORED_CRATES
 	@test -n "$(POSTERN_IMAGE_CRATES)" && test -d "$(POSTERN_IMAGE_CRATES)" || { \
 		echo "postern: no vendored crates in '$(POSTERN_IMAGE_CRATES)'; build with 'make image' in the checkout, which vendors them" >&2; \
 		exit 1; }
-	mkdir -p $(@D)/.cargo
+	cp $(POSTERN_SITE)/.cargo/config.toml $(@D)/.cargo/config.toml
 	printf '%s\n' \
 		'' \
 		'[source.crates-io]' \
