@@ -76,10 +76,10 @@ fn nothing_planted_is_on_the_disk_and_a_reset_box_cannot_open_what_it_was() {
 
     let old = folder.path().join("old");
     machine.keep(&old).unwrap();
+    let data = machine.partition("data").unwrap_or_else(|error| panic!("{error}"));
     machine.power_on().unwrap();
     machine.wait_for_greeting(BOOT).unwrap();
     wait_until(&machine, &["status"], BOOT, |status| status["queue"].is_object()).unwrap();
-    let data = machine.partition("data").unwrap_or_else(|error| panic!("{error}"));
     let mark = machine.serial().mark();
     let _ = machine.agent().run(&["postern", "factory-reset", "--yes-erase-everything"], "", Duration::from_secs(30));
     // The first screen of a new box.
