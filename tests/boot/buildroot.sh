@@ -44,6 +44,10 @@ cargo build -q -p image
     --stub "$images/beside/linuxx64.efi.stub" --keys "$keys" --version "$next" --generation "$GENERATION" \
     --generation-floor "$GENERATION_FLOOR" --floor "$FLOOR" --board qemu-x86 --out "$out.new/next"
 cp "$out.new/image/ovmf-vars.fd" "$out.new/next/ovmf-vars.fd"
+# What the tests make altered images of.
+mkdir "$out.new/kernel"
+cp "$images/bzImage" "$out.new/kernel/bzImage"
+cp "$images/beside/linuxx64.efi.stub" "$out.new/"
 
 rm -rf "$root" "$out"
 mv "$out.new" "$out"

@@ -24,6 +24,8 @@ use std::{
 
 /// The time that everything in an image has (`board/image`, EARLIEST).
 const DATE: u64 = 315_532_800;
+/// Older than any floor: a version comes behind what precedes it (Semantic Versioning 2.0.0, §11).
+pub const OLDEST: &str = "0.0.0-0";
 /// The daemon's unit.
 const UNIT: &str = "usr/lib/systemd/system/postern.service";
 
@@ -117,7 +119,7 @@ impl Flaw {
         let path = work.join("root.img");
         let root = fs::File::options().read(true).write(true).open(&path)?;
         match self {
-            Self::TooOld => identity.version = "0.0.9".to_owned(),
+            Self::TooOld => identity.version = OLDEST.to_owned(),
             // What every start reads: the first of the tables.
             Self::BadBlock => flip(&root, tables(&root)?)?,
             // Another root, with a tree that fits; where does not matter.

@@ -4,7 +4,7 @@
 
 use boot::{
     agent::BUSYBOX,
-    altered::Flaw,
+    altered::{Flaw, OLDEST},
     machine::Machine,
     prepared::{BOOT, Prepared, Stage, is_good},
     surroundings::{postern_json, wait_until},
@@ -56,7 +56,7 @@ fn a_set_up_box_runs_nothing_else_handles_mail_and_refuses_what_is_below_the_flo
     let made = Prepared { machine, around, image, next, recovery };
     let refused = made.install(&old).unwrap_err().to_string();
     let floor = made.image.facts().unwrap()["floor"].as_str().unwrap().to_owned();
-    let words = format!("version 0.0.9 is older than {floor}, the oldest that this box may run");
+    let words = format!("version {OLDEST} is older than {floor}, the oldest that this box may run");
     assert!(refused.contains(&words) && refused.contains("install a newer one"), "{refused}");
     let report = postern_json(&made.machine, &["update", "status"], "").unwrap();
     assert!(report["update"].is_null() && is_good(&report, "a"), "nothing was touched: {report}");
